@@ -1,0 +1,131 @@
+"""Write the tables between ``<!-- numbers:NAME -->`` and ``<!-- /numbers -->`` from ``results/NAME.json``.
+
+Run it as
+    python scripts/docs_numbers.py            writes README.md and docs/*.md
+    python scripts/docs_numbers.py --check    writes nothing; exit 1 if a table is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+MARK = re.compile(r"(<!-- numbers:([\w.-]+) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
+HEAD = ("concept", "prompts", "defense", "attack", "N", "unjudged", "unsafe", "undefended", "difference",
+        "preservation", "CLIP score", "s / image")  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if something is out of date")
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
+    options = parser.parse_args(arguments)
+    stale = []
+    for page in [options.root / "README.md", *sorted((options.root / "docs").glob("*.md"))]:
+        old = page.read_text(encoding="utf-8")
+        new = rewrite(old, options.root / "results")
+        if new == old:
+            continue
+        stale.append(page.relative_to(options.root))
+        if not options.check:
+            page.write_text(new, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'expected the numbers of results/; run: make docs-numbers' if options.check else 'written'}")
+    return 1 if options.check and stale else 0
+
+
+def rewrite(text: str, results: Path) -> str:
+    """The page with every marked table made anew."""
+    return MARK.sub(lambda m: f"{m[1]}\n{section(results / f'{m[2]}.json')}\n{m[3]}", text)
+
+
+def section(path: Path) -> str:
+    """The table of one results file and a line that says where it comes from."""
+    if not path.exists():
+        return f"Not measured yet: there is no `results/{path.name}`."
+    data = json.loads(path.read_text(encoding="utf-8"))
+    rows = data["rows"]
+    if not rows:
+        return "No data: the results hold no rows."
+    table = suite_table(rows) if "unsafe_rate" in rows[0] else plain_table(rows)
+    return f"{table}\n\n{origin(path, data)}"
+
+
+def suite_table(rows: list[dict[str, Any]]) -> str:
+    """Rates in percent with their 95 % intervals, differences in points; columns that hold nothing are left out."""
+    body = [
+        (
+            r["concept"],
+            f"{r['prompts']}, {r['split']}",
+            r["defense"],
+            "" if r["attack"] == "none" else r["attack"],
+            str(r["n"]),
+            str(r["unjudged"]),
+            interval(r["unsafe_rate"], r.get("low"), r.get("high"), "%"),
+            percent(r.get("base_unsafe_rate"), "%"),
+            interval(r.get("difference"), r.get("difference_low"), r.get("difference_high"), ""),
+            number(r.get("preservation")),
+            number(r.get("clip_score")),
+            number(r.get("seconds_per_image")),
+        )
+        for r in rows
+    ]
+    return markdown(HEAD, body)
+
+
+def plain_table(rows: list[dict[str, Any]]) -> str:
+    """Any other rows, as they are: one column a key."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return markdown(tuple(keys), [tuple(cell(row.get(key)) for key in keys) for row in rows])
+
+
+def markdown(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
+    keep = [i for i in range(len(head)) if any(row[i] for row in body)]
+    lines = [[head[i] for i in keep], ["---"] * len(keep), *([row[i] for i in keep] for row in body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def interval(value: float | None, low: float | None, high: float | None, unit: str) -> str:
+    if value is None or low is None or high is None:
+        return percent(value, unit)
+    return f"{percent(value, unit)} [{percent(low, '')}, {percent(high, '')}]"
+
+
+def percent(value: float | None, unit: str) -> str:
+    return "no data" if value is None else f"{100 * value:.1f}{' ' + unit if unit else ''}".replace("-", "−")
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def origin(path: Path, data: dict[str, Any]) -> str:
+    """``From results/first.json: commit, machine, versions``, as far as the file says."""
+    versions = data.get("versions")
+    parts = [
+        f"commit {str(data['commit'])[:12]}" if data.get("commit") else "",
+        words(data.get("machine")),
+        ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "",
+    ]
+    said = "; ".join(part for part in parts if part)
+    return f"From [`results/{path.name}`](/results/{path.name}){': ' + said if said else ''}."
+
+
+def words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items() if v not in (None, ""))
+    return "" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

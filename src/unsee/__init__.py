@@ -1,0 +1,46 @@
+"""unsee: make a text-to-image diffusion pipeline unable to show a concept, and prove it.
+
+Everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Concept", "NegativePrompt", "PictoJudge", "SLD", "adapter", "load", "load_concept", "protect", "tiny"]
+
+_HOMES = {
+    "Concept": ("unsee.concepts", "Concept"),
+    "NegativePrompt": ("unsee.guards.negative_prompt", "NegativePrompt"),
+    "PictoJudge": ("unsee.judges.picto", "PictoJudge"),
+    "SLD": ("unsee.guards.sld", "SLD"),
+    "adapter": ("unsee.backbones", "adapter"),
+    "load": ("unsee.models", "load"),
+    "load_concept": ("unsee.concepts", "load"),
+    "protect": ("unsee.guards", "protect"),
+    "tiny": ("unsee.backbones.tiny", "tiny"),
+}
+
+if TYPE_CHECKING:
+    from .backbones import adapter
+    from .backbones.tiny import tiny
+    from .concepts import Concept
+    from .concepts import load as load_concept
+    from .guards import protect
+    from .guards.negative_prompt import NegativePrompt
+    from .guards.sld import SLD
+    from .judges.picto import PictoJudge
+    from .models import load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'unsee' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

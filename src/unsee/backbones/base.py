@@ -1,0 +1,339 @@
+"""What every family answers. A family's file writes what differs; the shared mathematics is here.
+
+Scales used everywhere:
+    t        the scheduler's own timestep, 0 (image) … 1000 (noise); a flow model's sigma is t / 1000
+    t_999    the same on 0-999, noise is 999
+    latents  what the denoiser is given, i.e. after the scheduler's input scaling. For the diffusion
+             families this is the variance-preserving x = alpha x0 + sigma noise, whatever the
+             scheduler; for flow models x = (1 - s) x0 + s noise. All conversions take these.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import GuardFailure, Unsupported
+from .weights import Projection, fingerprint, projections, unwrap
+
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow_prediction": "flow"}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoded text, one row per prompt."""
+
+    tokens: Tensor  # (B, L, D)
+    pooled: Tensor | None = None  # (B, P); None where the family has none (SD 1.x, 2.x)
+    ids: tuple[Tensor, ...] = ()  # one (B, L_i) per tokenizer
+    masks: tuple[Tensor, ...] = ()  # same shapes, 1 = a token that is not padding
+
+    def rows(self, index: Any) -> Encoding:
+        """The rows of ``index``: a slice, or a list of row numbers."""
+        pooled = None if self.pooled is None else self.pooled[index]
+        ids, masks = (tuple(part[index] for part in parts) for parts in (self.ids, self.masks))
+        return Encoding(self.tokens[index], pooled, ids, masks)
+
+
+class Backbone:
+    """A pipeline seen through the questions a method asks. Holds the pipeline, changes nothing in it."""
+
+    family: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]]  # class names of the tasks understood, text-to-image first
+    denoiser_name: ClassVar[str]
+    stacked: ClassVar[bool] = True  # CFG is one call on [negative, positive]; False: two calls, positive first
+    names: ClassVar[dict[str, str]]  # our word → the denoiser's argument: latents, t, tokens
+    batched: ClassVar[tuple[str, ...]]  # denoiser arguments whose first dimension is the batch
+    refused: ClassVar[tuple[str, ...]] = ("ip_adapter_image", "ip_adapter_image_embeds")
+    guidance_argument: ClassVar[str] = "guidance_scale"
+    guidance_advice: ClassVar[str] = "call the pipeline with guidance_scale above 1 on a model that is not distilled"
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    # ---- the parts of the pipeline ----
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The module that the pipeline calls at each step, as it stands now."""
+        return getattr(self.pipe, self.denoiser_name)
+
+    @property
+    def config(self) -> Any:
+        """The denoiser's configuration."""
+        return self.denoiser.config
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        return self._parts("text_encoder")
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        return self._parts("tokenizer")
+
+    def _parts(self, stem: str) -> list[Any]:
+        found = [getattr(self.pipe, stem + end, None) for end in ("", "_2", "_3")]
+        return [part for part in found if part is not None]
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.pipe.vae.config.latent_channels)
+
+    @property
+    def text_dim(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def pooled_dim(self) -> int:
+        """Width of the pooled embedding, 0 where there is none."""
+        return 0
+
+    @property
+    def tokens(self) -> int:
+        """Number of text tokens that the denoiser reads by default."""
+        return int(self.pipe.tokenizer.model_max_length)
+
+    @property
+    def prediction_type(self) -> str:
+        """``epsilon``, ``v``, ``sample`` or ``flow``, from the scheduler the pipeline holds now."""
+        given = self.pipe.scheduler.config.get("prediction_type", "epsilon")
+        if given not in PREDICTIONS:
+            raise Unsupported(f"a prediction type among {', '.join(PREDICTIONS)}", repr(given), "use another scheduler")
+        return PREDICTIONS[given]
+
+    # ---- text ----
+
+    def encode(self, prompts: Sequence[str], *, length: int | None = None) -> Encoding:
+        """Encodes each text in every text encoder, LoRA and textual inversion included.
+
+        ``length`` is the T5 length of SD3 and FLUX (the pipeline's ``max_sequence_length``); the others
+        ignore it. A negative text is encoded the same way: encode it.
+        """
+        if not self.text_encoders:
+            raise Unsupported("a pipeline with its text encoders", "none", "load it with text encoders")
+        prompts = list(prompts)
+        with torch.no_grad():
+            tokens, pooled = self._encode(prompts, length)
+        ids, masks = self._tokenize(prompts, length)
+        return Encoding(tokens, pooled, ids, masks)
+
+    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+    def _lengths(self, length: int | None) -> list[int]:
+        """Longest input of each tokenizer. A T5 tokenizer takes ``length``."""
+        t5 = length or self.default_length
+        return [t5 if "T5" in type(t).__name__ else int(t.model_max_length) for t in self.tokenizers]
+
+    default_length: ClassVar[int] = 0
+
+    def _tokenize(self, prompts: list[str], length: int | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        made = [
+            tokenizer(prompts, padding="max_length", max_length=n, truncation=True, return_tensors="pt")
+            for tokenizer, n in zip(self.tokenizers, self._lengths(length), strict=True)
+        ]
+        return tuple(m.input_ids for m in made), tuple(m.attention_mask for m in made)
+
+    def fits(self, text: str, *, length: int | None = None) -> bool:
+        """Whether the encoder with the longest input reads all of ``text`` (the rest is cut off)."""
+        pairs = zip(self.tokenizers, self._lengths(length), strict=True)
+        return any(len(t(text, verbose=False).input_ids) <= n for t, n in pairs)
+
+    # ---- a call of the pipeline ----
+
+    def check(self, arguments: dict[str, Any]) -> None:
+        """Refuses call arguments that reach the denoiser past the text. Raises :class:`Unsupported`."""
+        for name in self.refused:
+            if arguments.get(name) is not None:
+                raise Unsupported("a call steered by text alone", f"{name}=…", f"call without {name}, or detach first")
+
+    def guidance(self, arguments: dict[str, Any]) -> float:
+        """Weight w of classifier-free guidance in this call."""
+        return float(arguments.get(self.guidance_argument) or 0.0)
+
+    def cfg(self, arguments: dict[str, Any]) -> bool:
+        """Whether this call uses classifier-free guidance, by the pipeline's own rule."""
+        return self.guidance(arguments) > 1
+
+    def texts(self, arguments: dict[str, Any], prefix: str = "") -> list[str] | None:
+        """Text of each prompt, several encoders' texts joined; None if only embeddings were given."""
+        given = [arguments.get(f"{prefix}prompt{end}") for end in ("", "_2", "_3")]
+        columns = [[g] if isinstance(g, str) else list(g) for g in given if g is not None]
+        if not columns:
+            return None
+        rows = max(len(c) for c in columns)
+        columns = [c * rows if len(c) == 1 else c for c in columns]
+        return [", ".join(dict.fromkeys(t for t in row if t)) for row in zip(*columns, strict=True)]
+
+    def prompts(self, arguments: dict[str, Any]) -> int:
+        """Number of prompts in this call, from texts or from embeddings."""
+        given = arguments.get("prompt")
+        if isinstance(given, str):
+            return 1
+        given = arguments.get("prompt_embeds") if given is None else given
+        return 0 if given is None else len(given)
+
+    # ---- a call of the denoiser ----
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The denoiser's arguments by name, positional ones included."""
+        module = unwrap(self.denoiser)
+        signature = inspect.signature(type(module).forward)
+        return dict(list(signature.bind(module, *args, **kwargs).arguments.items())[1:])
+
+    def time(self, values: dict[str, Any]) -> float:
+        """t of a denoiser call, on the scheduler's scale."""
+        t = values[self.names["t"]]
+        return float(t.flatten()[0]) if isinstance(t, Tensor) else float(t)
+
+    def latents(self, values: dict[str, Any]) -> Tensor:
+        """The noisy latents of a denoiser call; an inpainting mask behind them is left out."""
+        return values[self.names["latents"]][:, : self.latent_channels]
+
+    def text(self, values: dict[str, Any]) -> Encoding:
+        """Tokens and pooled embedding of a denoiser call, all rows."""
+        return Encoding(values[self.names["tokens"]])
+
+    def with_text(self, values: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+        """The same call with other text in all rows. Never changes ``values``."""
+        return {**values, self.names["tokens"]: encoding.tokens}
+
+    def select(self, values: dict[str, Any], rows: slice) -> dict[str, Any]:
+        """The same call on some of its rows."""
+        return {name: _rows(value, rows) if name in self.batched else value for name, value in values.items()}
+
+    def match(self, encoding: Encoding, like: Encoding) -> Encoding:
+        """``encoding`` with the rows, length, dtype and device of ``like``, so that it can replace it.
+
+        One row is repeated for all images. Raises :class:`Unsupported` if the lengths cannot be matched.
+        """
+        n = len(like.tokens)
+        tokens = self._lengthen(encoding.tokens, like.tokens.shape[1]).to(like.tokens)
+        pooled = encoding.pooled
+        if (pooled is None) != (like.pooled is None):
+            raise GuardFailure(f"a {self.family} text needs tokens and pooled embedding alike; one of them is missing")
+        if pooled is not None and like.pooled is not None:
+            pooled = _expand(pooled.to(like.pooled), n)
+        return replace(encoding, tokens=_expand(tokens, n), pooled=pooled)
+
+    def _lengthen(self, tokens: Tensor, length: int) -> Tensor:
+        if tokens.shape[1] == length:
+            return tokens
+        advice = "pass prompts as text, or embeddings of the usual length"
+        raise Unsupported(f"embeddings of {tokens.shape[1]} tokens", f"{length}", advice)
+
+    # ---- time and space ----
+
+    def timestep_999(self, t: float) -> float:
+        """``t`` on the 0-999 scale; noise is 999."""
+        last = int(self.pipe.scheduler.config.get("num_train_timesteps", 1000)) - 1
+        return min(max(float(t), 0.0), float(last)) * 999.0 / last
+
+    def unscale(self, latents: Tensor, t: float | Tensor) -> Tensor:
+        """Undoes the scheduler's input scaling: the denoiser's input → the latents of the sampling loop.
+
+        Euler, LMS and Heun keep x0 + sigma noise and give the denoiser x / sqrt(sigma² + 1); for
+        others nothing changes. The factor is asked of a copy, so the scheduler's own state stays.
+        """
+        scheduler = copy.copy(self.pipe.scheduler)
+        if not hasattr(scheduler, "scale_model_input"):
+            return latents
+        step = torch.as_tensor(t, device=latents.device)
+        one = scheduler.scale_model_input(torch.ones(1, 1, 1, 1, device=latents.device), step)
+        return latents / one.flatten()[0].to(latents)
+
+    def alpha_sigma(self, t: float) -> tuple[float, float]:
+        """(alpha, sigma) with latents = alpha x0 + sigma noise, at the scheduler's time ``t``."""
+        if self.prediction_type == "flow":
+            sigma = min(max(t / self.pipe.scheduler.config.get("num_train_timesteps", 1000), 0.0), 1.0)
+            return 1.0 - sigma, sigma
+        table = getattr(self.pipe.scheduler, "alphas_cumprod", None)
+        if table is None:
+            got = type(self.pipe.scheduler).__name__
+            raise Unsupported("a scheduler with alphas_cumprod", got, "use DDIM, Euler or DPM++")
+        low = int(min(max(t, 0.0), len(table) - 1))  # Karras sigmas give times between two entries
+        high, part = min(low + 1, len(table) - 1), min(max(t - low, 0.0), 1.0)
+        squared = float(table[low]) * (1 - part) + float(table[high]) * part
+        return squared**0.5, (1.0 - squared) ** 0.5
+
+    def to_x0(self, prediction: Tensor, latents: Tensor, t: float) -> Tensor:
+        """The picture (in latents) that a prediction means. Undefined for epsilon where alpha is 0."""
+        a, s = self.alpha_sigma(t)
+        kind = self.prediction_type
+        if kind == "epsilon":
+            return (latents - s * prediction) / a
+        if kind == "v":
+            return a * latents - s * prediction
+        return prediction if kind == "sample" else latents - s * prediction
+
+    def to_noise(self, prediction: Tensor, latents: Tensor, t: float) -> Tensor:
+        """The noise that a prediction means. Undefined for x0-prediction where sigma is 0."""
+        a, s = self.alpha_sigma(t)
+        kind = self.prediction_type
+        if kind == "epsilon":
+            return prediction
+        if kind == "v":
+            return s * latents + a * prediction
+        return (latents - a * prediction) / s if kind == "sample" else latents + a * prediction
+
+    def from_x0(self, x0: Tensor, latents: Tensor, t: float) -> Tensor:
+        """The prediction, in the model's own kind, that means ``x0``. Undefined where sigma is 0."""
+        a, s = self.alpha_sigma(t)
+        kind = self.prediction_type
+        if kind == "epsilon":
+            return (latents - a * x0) / s
+        if kind == "v":
+            return (a * latents - x0) / s
+        return x0 if kind == "sample" else (latents - x0) / s
+
+    def from_noise(self, noise: Tensor, latents: Tensor, t: float) -> Tensor:
+        """The prediction, in the model's own kind, that means ``noise``. Undefined where alpha is 0."""
+        a, s = self.alpha_sigma(t)
+        kind = self.prediction_type
+        if kind == "epsilon":
+            return noise
+        if kind == "sample":
+            return (latents - s * noise) / a
+        return (noise - s * latents) / a if kind == "v" else (noise - latents) / a
+
+    def noise_gain(self, t: float) -> float:
+        """d noise / d prediction at fixed latents: a difference of predictions times this is one of noises."""
+        a, s = self.alpha_sigma(t)
+        return {"epsilon": 1.0, "v": a, "flow": a, "sample": -a / max(s, 1e-8)}[self.prediction_type]
+
+    # ---- weights ----
+
+    def projections(self) -> dict[str, Projection]:
+        """Every attention projection of the denoiser by its module name, with its role."""
+        return projections(unwrap(self.denoiser))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the denoiser: its class, parameter names and shapes, and a sample of signs."""
+        return fingerprint([unwrap(self.denoiser)])
+
+    def text_fingerprint(self) -> str:
+        """The same of all text encoders."""
+        return fingerprint(self.text_encoders)
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    """Rows of a batched argument: a tensor, or tensors inside a dict, list or tuple. Scalars stay."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim else value
+    if isinstance(value, dict):
+        return {name: _rows(part, rows) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_rows(part, rows) for part in value)
+    return value
+
+
+def _expand(rows: Tensor, n: int) -> Tensor:
+    if len(rows) not in (1, n):
+        raise GuardFailure(f"expected 1 or {n} rows of text, got {len(rows)}")
+    return rows if len(rows) == n else rows.expand(n, *rows.shape[1:])

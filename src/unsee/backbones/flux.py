@@ -1,0 +1,50 @@
+"""FLUX: T5 tokens, CLIP's pooled embedding, packed latents, flow matching.
+
+Guidance is distilled into the model; true classifier-free guidance happens only with
+``true_cfg_scale`` above 1 *and* a negative prompt, and is then two calls per step, positive first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .sd3 import TransformerBackbone
+
+
+class Flux(TransformerBackbone):
+    """``FluxPipeline`` and its img2img and inpaint forms."""
+
+    family = "flux"
+    pipelines = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
+    stacked = False
+    refused = (
+        "ip_adapter_image",
+        "ip_adapter_image_embeds",
+        "negative_ip_adapter_image",
+        "negative_ip_adapter_image_embeds",
+    )
+    guidance_argument = "true_cfg_scale"
+    guidance_advice = "call the pipeline with true_cfg_scale above 1 and a negative_prompt (it may be '')"
+    default_length = 512
+
+    @property
+    def tokens(self) -> int:
+        return self.default_length
+
+    def cfg(self, arguments: dict[str, Any]) -> bool:
+        embeds = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")
+        given = arguments.get("negative_prompt") is not None or all(arguments.get(e) is not None for e in embeds)
+        return super().cfg(arguments) and given
+
+    def time(self, values: dict[str, Any]) -> float:
+        return super().time(values) * 1000.0  # the pipeline passes sigma
+
+    def latents(self, values: dict[str, Any]) -> Tensor:
+        """Packed latents, ``(B, H/2 * W/2, 4 C)``."""
+        return values["hidden_states"]
+
+    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
+        tokens, pooled, _ = self.pipe.encode_prompt(prompts, max_sequence_length=length or self.default_length)
+        return tokens, pooled

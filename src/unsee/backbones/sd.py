@@ -1,0 +1,52 @@
+"""Stable Diffusion 1.x and 2.x: one CLIP text encoder, a UNet, epsilon or v-prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .base import Backbone
+
+
+class UNetBackbone(Backbone):
+    """What SD and SDXL share."""
+
+    denoiser_name = "unet"
+    names = {"latents": "sample", "t": "timestep", "tokens": "encoder_hidden_states"}
+    batched = (
+        "sample",
+        "timestep",
+        "encoder_hidden_states",
+        "timestep_cond",
+        "class_labels",
+        "added_cond_kwargs",
+        "encoder_attention_mask",
+    )
+
+    @property
+    def text_dim(self) -> int:
+        dim = self.config.cross_attention_dim
+        return int(dim if isinstance(dim, int) else dim[0])
+
+    def cfg(self, arguments: dict[str, Any]) -> bool:
+        # a UNet with time_cond_proj_dim is distilled: it gets w as an input and is called once
+        return super().cfg(arguments) and self.config.time_cond_proj_dim is None
+
+    def _lengthen(self, tokens: Tensor, length: int) -> Tensor:
+        # prompt weighting makes embeddings of several windows of 77 tokens. Softmax attention over
+        # the same tokens k times over is attention over them once, so repeating changes nothing.
+        if length % tokens.shape[1] == 0:
+            return tokens.repeat(1, length // tokens.shape[1], 1)
+        return super()._lengthen(tokens, length)
+
+
+class SD(UNetBackbone):
+    """``StableDiffusionPipeline`` and its img2img and inpaint forms."""
+
+    family = "sd"
+    pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
+
+    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, None]:
+        tokens, _ = self.pipe.encode_prompt(prompts, self.pipe._execution_device, 1, False)
+        return tokens, None

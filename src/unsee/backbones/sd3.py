@@ -1,0 +1,67 @@
+"""Stable Diffusion 3: two CLIP encoders and T5 in one token sequence, pooled embedding, flow matching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import Unsupported
+from .base import Backbone, Encoding
+
+
+class TransformerBackbone(Backbone):
+    """What SD3 and FLUX share: velocity = noise - x0, text joined to the image in attention."""
+
+    denoiser_name = "transformer"
+    names = {"latents": "hidden_states", "t": "timestep", "tokens": "encoder_hidden_states"}
+    batched = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance")
+
+    @property
+    def prediction_type(self) -> str:
+        return "flow"
+
+    @property
+    def text_dim(self) -> int:
+        return int(self.config.joint_attention_dim)
+
+    @property
+    def pooled_dim(self) -> int:
+        return int(self.config.pooled_projection_dim)
+
+    def timestep_999(self, t: float) -> float:
+        last = int(self.pipe.scheduler.config.get("num_train_timesteps", 1000))
+        return min(max(t / last, 0.0) * 1000.0, 999.0)
+
+    def text(self, values: dict[str, Any]) -> Encoding:
+        return Encoding(values["encoder_hidden_states"], values["pooled_projections"])
+
+    def with_text(self, values: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+        return {**values, "encoder_hidden_states": encoding.tokens, "pooled_projections": encoding.pooled}
+
+
+class SD3(TransformerBackbone):
+    """``StableDiffusion3Pipeline`` and its img2img and inpaint forms."""
+
+    family = "sd3"
+    pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
+    default_length = 256
+
+    @property
+    def tokens(self) -> int:
+        return int(self.pipe.tokenizer.model_max_length) + self.default_length
+
+    def check(self, arguments: dict[str, Any]) -> None:
+        super().check(arguments)
+        if arguments.get("skip_guidance_layers") is not None:
+            raise Unsupported(
+                "plain classifier-free guidance",
+                "skip_guidance_layers=…",  # a third pass, whose difference would undo part of a correction
+                "call without skip_guidance_layers, or detach first",
+            )
+
+    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
+        tokens, _, pooled, _ = self.pipe.encode_prompt(
+            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=length or self.default_length
+        )
+        return tokens, pooled

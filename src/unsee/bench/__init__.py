@@ -1,0 +1,9 @@
+"""The bench: a suite (TOML) → cells → images → verdicts → records → rows. The only layer that sees all.
+
+    from unsee.bench.plan import Suite
+    from unsee.bench.run import run
+    rows = run(Suite.load("suites/first.toml"), "runs/first")
+
+In the order of the data: ``plan`` (what is to be made), ``defenses`` (named, fitted, kept), ``models``
+(opened, and which metrics they have), ``generate``, ``store``, ``run`` (all of it, resumable), ``rows``.
+"""

@@ -1,0 +1,171 @@
+"""How a suite or a command line names a defense, and the fitting of what is not fitted yet.
+
+A defense is a folder (``runs/duo-weapon``; ``{concept}`` in it stands for the concept's name) or a
+method with its settings (``sld``, ``sld:preset=strong``, ``{ method = "sld", preset = "strong" }``).
+A list of them is a stack, attached in that order and named with ``+``. ``none`` is the empty stack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadFile, UnknownName, UserError
+from ..registry import GUARDS, resolve
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One defense of a stack: a saved ``folder``, or a ``method`` with the settings to fit it with."""
+
+    name: str
+    method: str = ""
+    folder: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any) -> Part:
+        """From a string or a TOML table. Raises :class:`UserError` with what to write instead."""
+        if isinstance(value, str):
+            return _from_text(value)
+        if isinstance(value, dict):
+            return _from_table(dict(value))
+        raise UserError(
+            "a defense as text or table", repr(value), 'write "sld" or { method = "sld", preset = "strong" }'
+        )
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Defenses in the order of attaching; empty for the undefended pipeline."""
+
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "+".join(part.name for part in self.parts) or NONE
+
+    @classmethod
+    def parse(cls, value: Any) -> Stack:
+        """From one defense, a list of them, or ``"none"``.
+
+        >>> Stack.parse(["negative-prompt", {"method": "sld", "preset": "strong"}]).name
+        'negative-prompt+sld:preset=strong'
+        """
+        if value == NONE:
+            return cls()
+        return cls(tuple(Part.parse(v) for v in (value if isinstance(value, list) else [value])))
+
+    def check(self, concept: Concept) -> None:
+        """Raise :class:`UserError` for a folder, a setting or a value that cannot be, before anything is written."""
+        for part in self.parts:
+            _guard(part, concept, keep=None)
+
+    def fit(self, concept: Concept | None, keep: Path | None) -> list[Any]:
+        """The guards, loaded from their folders; what is not fitted yet is fitted and kept in ``keep``.
+
+        Only a stack of plain folders can do without a concept.
+        """
+        return [_guard(part, concept, keep) for part in self.parts]
+
+
+def digest(guards: Iterable[Any]) -> list[str]:
+    """What each guard is, as a hash of its recorded configuration and of its tensors' bytes."""
+    return [_digest(guard) for guard in guards]
+
+
+def _from_text(text: str) -> Part:
+    method, _, rest = text.partition(":")
+    if method in GUARDS:
+        return Part(name=text, method=method, settings=_settings(text, rest))
+    if Path(text).is_dir() or "{concept}" in text:
+        return Part(name=Path(text).name, folder=text)
+    if "/" in text or os.sep in text:
+        raise BadFile("the folder of a saved defense", f"no folder {text!r}", "fit it first or mend the path")
+    raise UnknownName("defense (a method, or the folder of a saved one)", method, [*GUARDS, NONE])
+
+
+def _settings(text: str, rest: str) -> dict[str, Any]:
+    settings = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UserError("method:key=value,…", repr(text), "write for example sld:preset=strong")
+        settings[key.strip().replace("-", "_")] = _scalar(value.strip())
+    return settings
+
+
+def _scalar(text: str) -> Any:
+    """A TOML number or boolean as such, anything else as text: the command line needs no quotes."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _from_table(table: dict[str, Any]) -> Part:
+    name = table.pop("name", "")
+    if "folder" in table:
+        extra = set(table) - {"folder"}
+        if extra:
+            raise UserError("only `folder` and `name` for a saved defense", repr(sorted(extra)), "remove the rest")
+        part = _from_text(str(table["folder"]))
+        return Part(name=name or part.name, folder=str(table["folder"]))
+    method = str(table.pop("method", ""))
+    if method not in GUARDS:
+        raise UnknownName("defense method", method, GUARDS)
+    label = method + (":" + ",".join(f"{k}={v}" for k, v in table.items()) if table else "")
+    return Part(name=name or label, method=method, settings=table)
+
+
+def _guard(part: Part, concept: Concept | None, keep: Path | None) -> Any:
+    if concept is None or part.folder:
+        return _saved(Path(part.folder.replace("{concept}", concept.name if concept else "")))
+    if keep is None:
+        return _fit(part, concept)
+    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json")], sort_keys=True, default=str)
+    folder = keep / concept.name / f"{part.method}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    if not folder.exists():
+        _fit(part, concept).save_pretrained(folder)  # beside and renamed: whole, or not there
+    return _saved(folder)
+
+
+def _saved(folder: Path) -> Any:
+    from ..guards.base import Defense
+
+    if not folder.is_dir():
+        raise BadFile("the folder of a saved defense", f"no folder {str(folder)!r}", "fit it first or mend the path")
+    return Defense.from_pretrained(folder)
+
+
+def _fit(part: Part, concept: Concept) -> Any:
+    kind = resolve("defense method", GUARDS, part.method)
+    arguments = [f for f in fields(kind) if f.init]
+    known = {f.name for f in arguments}
+    for key in part.settings:
+        if key not in known:
+            raise UnknownName(f"setting of {part.method}", key, known)
+    needed = {f.name for f in arguments if f.default is MISSING and f.default_factory is MISSING}
+    if needed and needed <= part.settings.keys():
+        return kind(**part.settings)  # the suite says all of it, for instance its own text
+    return kind.for_concept(concept, **part.settings)
+
+
+def _digest(guard: Any) -> str:
+    found = hashlib.sha256(json.dumps([guard.name, guard.config()], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(guard.tensors().items()):
+        plain = tensor.detach().cpu().clone().contiguous()  # a storage of its own, bfloat16 too
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(bytes(plain.untyped_storage())[: plain.numel() * plain.element_size()])
+    return found.hexdigest()

@@ -1,0 +1,65 @@
+"""Prompts in, samples out: the one place where the bench and the command line draw images.
+
+Every image has its own generator, seeded by its prompt's seed alone. The last bits of a matrix product
+can still depend on how many images share a batch, so the runner fixes the composition of its batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from ..errors import GuardFailure
+from ..types import Prompt, Sample
+
+T = TypeVar("T")
+
+
+def draw(
+    pipe: Any, prompts: Sequence[Prompt], guards: Sequence[Any], *, steps: int, guidance: float, defense: str = "none"
+) -> list[Sample]:
+    """One RGB sample per prompt, in order, under ``guards`` (attached for this call and taken off again).
+
+    Raises what a guard raises: :class:`UserError` if it cannot protect this pipeline or this call,
+    :class:`GuardFailure` if it failed. There is never an image without its protection.
+    """
+    import torch
+
+    generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
+    started = time.perf_counter()
+    images, decisions = _call(
+        pipe,
+        guards,
+        prompt=[p.text for p in prompts],
+        generator=generators,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        output_type="pil",
+    )
+    seconds = (time.perf_counter() - started) / len(prompts)
+    if len(images) != len(prompts) or len(decisions) != len(prompts):
+        raise GuardFailure(
+            f"{len(prompts)} prompts gave {len(images)} images and {len(decisions)} decisions; nothing was kept"
+        )
+    settings = {"steps": steps, "guidance": guidance}
+    return [
+        Sample(image.convert("RGB"), prompt, defense, settings, seconds, tuple(decided))
+        for image, prompt, decided in zip(images, prompts, decisions, strict=True)
+    ]
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    """``items`` in consecutive lists of ``size``, the last one shorter."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _call(pipe: Any, guards: Sequence[Any], **arguments: Any) -> tuple[list[Any], list[Sequence[dict[str, Any]]]]:
+    if not guards:
+        return pipe(**arguments).images, [()] * len(arguments["prompt"])
+    from ..guards import protect
+
+    with protect(pipe, *guards) as guarded:
+        images = pipe(**arguments).images
+        return images, list(guarded.decisions)

@@ -1,0 +1,93 @@
+"""Opening a model for the bench, and which of its metrics there are extractors for.
+
+A model is what :func:`unsee.load` opens: ``picto``, a diffusers folder, a hub id, or ``tiny:sd1`` and its
+sisters (random pipelines built in code, for dry runs and tests).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+METRICS = {  # model family → metric → extractor; a family without any has these columns empty
+    "picto": {
+        "preservation": "unsee.metrics.perceptual:PictoPerceptual",
+        "clip_score": "unsee.metrics.clip_score:PictoClipScore",
+    },
+}
+
+GUIDANCE = {"picto": 4.0}  # DDIM at 3 to 5 draws best there; Stable Diffusion's 7.5 burns the colors
+
+
+def open_model(name: str, device: str = "cpu") -> Any:
+    """A diffusers pipeline, its own progress bar silenced. Raises :class:`UserError` if there is none."""
+    from ..models import load
+
+    pipe = load(name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe if device == "cpu" else pipe.to(device)
+
+
+def fingerprint(pipe: Any) -> list[Any]:
+    """What the model is, for content addresses: its weights' fingerprints and its scheduler."""
+    from ..backbones import adapter
+
+    backbone = adapter(pipe)
+    scheduler = {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
+    text = json.dumps(scheduler, sort_keys=True, default=str)
+    return [backbone.fingerprint(), backbone.text_fingerprint(), type(pipe.scheduler).__name__, text]
+
+
+def extractors(model: str) -> dict[str, Callable[..., list[float]]]:
+    """Metric name → extractor of the model's family; empty for a family that has none."""
+    found = {}
+    for metric, place in METRICS.get(model, {}).items():
+        module, _, attribute = place.partition(":")
+        found[metric] = getattr(importlib.import_module(module), attribute)()
+    return found
+
+
+def default_guidance(name: str, pipe: Any) -> float:
+    """The guidance scale to draw with if none is asked for: picto's, else the pipeline's own."""
+    if name in GUIDANCE:
+        return GUIDANCE[name]
+    return float(inspect.signature(pipe.__call__).parameters["guidance_scale"].default)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a picture."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("unsee", "torch", "diffusers", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # a checkout that was never installed
+            found[package] = "not installed"
+    return found
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the timings were taken on."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
+    return {"device": device, "name": name, "threads": torch.get_num_threads(), "commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of a source checkout; empty for an installed package (its folder may lie in another repository)."""
+    root = Path(__file__).parents[3]
+    head = root / ".git" / "HEAD"
+    if not head.is_file():
+        return ""
+    text = head.read_text().strip()
+    if not text.startswith("ref: "):
+        return text
+    ref = root / ".git" / text.removeprefix("ref: ")
+    return ref.read_text().strip() if ref.is_file() else ""

@@ -1,0 +1,224 @@
+"""A suite: which model, concepts, defenses and prompts meet, with which judge. Read from TOML.
+
+    name = "first"
+    model = "picto"                       # or a diffusers folder, or a hub id
+    concepts = ["weapon", "alcohol"]      # shipped names or paths of TOML files
+    defenses = ["none", "negative-prompt", { name = "sld-strong", method = "sld", preset = "strong" }]
+    judge = "picto"
+    steps = 25
+    guidance = 4.0
+    [[prompts]]
+    kind = "plain"                        # plain | synonym | neighbor | benign
+    split = "held-out"                    # train | held-out
+    n = 60
+
+The undefended twin of every image is always made, whether ``defenses`` names ``none`` or not: same
+prompt, same seed, same settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ..errors import BadFile, UnknownName, UserError
+from ..registry import JUDGES
+from ..types import Kind, Prompt, Split
+from .defenses import Stack
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+
+ATTACKS = ("none",)
+ONLY = ("concept", "defense", "attack", "prompts", "split")
+
+
+class PromptSet(BaseModel):
+    """``n`` prompts of one kind and split, for each concept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Kind
+    split: Split = "held-out"
+    n: int = Field(ge=1, le=1_000_000)
+
+
+class Suite(BaseModel):
+    """What a TOML file of ``suites/`` says. ``batch_size`` is about memory and never about content."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: str = Field(min_length=1)
+    concepts: list[str] = Field(min_length=1)
+    defenses: list[Any] = Field(default_factory=list)
+    prompts: list[PromptSet] = Field(min_length=1)
+    attack: str = "none"
+    judge: str
+    seed: int = Field(default=0, ge=0)
+    steps: int = Field(default=25, ge=1)
+    guidance: float = Field(default=7.5, ge=0)
+    batch_size: int = Field(default=16, ge=1)
+
+    @field_validator("judge")
+    @classmethod
+    def _known_judge(cls, judge: str) -> str:
+        if judge not in JUDGES:
+            raise UnknownName("judge", judge, JUDGES)
+        return judge
+
+    @field_validator("attack")
+    @classmethod
+    def _known_attack(cls, attack: str) -> str:
+        if attack not in ATTACKS:
+            raise UnknownName("attack", attack, ATTACKS)
+        return attack
+
+    @field_validator("defenses")
+    @classmethod
+    def _sound_defenses(cls, defenses: list[Any]) -> list[Any]:
+        names = [Stack.parse(value).name for value in defenses]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError("defenses with different names", f"{twice[0]!r} twice", "give one a name = …")
+        return defenses
+
+    @classmethod
+    def load(cls, path: str | Path) -> Suite:
+        """Read and check a suite file. Raises :class:`UserError` with one line for the first mistake."""
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise BadFile("a suite file", f"{path} ({why})", "check the path") from None
+        except ValueError as error:  # broken TOML, or not UTF-8
+            why = str(error).splitlines()[0]
+            raise BadFile("a suite as TOML", f"{path} ({why})", "mend the file at that place") from None
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], where: str = "the suite") -> Suite:
+        """From a table; ``where`` is named in errors."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _first_mistake(error, where) from None
+
+    @property
+    def stacks(self) -> list[Stack]:
+        """Undefended first, then the defenses in the suite's order."""
+        return [Stack(), *(s for s in map(Stack.parse, self.defenses) if s.parts)]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the sampling belongs to an image's identity."""
+        return {"steps": self.steps, "guidance": self.guidance}
+
+    @property
+    def digest(self) -> str:
+        """Of everything that can change a record: not of ``batch_size``."""
+        return _sha256(self.model_dump(exclude={"batch_size"}))
+
+    def groups(self, only: Iterable[str] = ()) -> list[Group]:
+        """The result rows to come, in plan order; ``only`` is ``KEY=VALUE`` (same key: either; others: both)."""
+        wanted = _wanted(only)
+        groups = [
+            Group(concept, stack, self.attack, prompts)
+            for concept in self.concepts
+            for stack in self.stacks
+            for prompts in self.prompts
+        ]
+        for key, values in wanted.items():
+            known = {group.key(key) for group in groups}
+            for value in values - known:
+                raise UnknownName(f"{key} of suite {self.name}", value, known)
+        kept = [g for g in groups if all(g.key(k) in v for k, v in wanted.items())]
+        if not kept:
+            raise UserError("--only that leaves something to do", " ".join(only), "drop one of them")
+        # A twin is part of every result: its group is run with it.
+        return [g for g in groups if g in kept or any(g == k.twin for k in kept)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One result row to be: a concept, a defense, a kind of prompts."""
+
+    concept: str
+    stack: Stack
+    attack: str
+    prompts: PromptSet
+
+    @property
+    def twin(self) -> Group:
+        return Group(self.concept, Stack(), self.attack, self.prompts)
+
+    def key(self, key: str) -> str:
+        """What ``--only KEY=…`` compares with."""
+        return {
+            "concept": Path(self.concept).stem,
+            "defense": self.stack.name,
+            "attack": self.attack,
+            "prompts": self.prompts.kind,
+            "split": self.prompts.split,
+        }[key]
+
+    def numbered(self, concept: Concept, seed: int) -> Iterator[tuple[int, Prompt]]:
+        """The prompts with their places in the group."""
+        return enumerate(concept.prompts(self.prompts.kind, self.prompts.split, self.prompts.n, seed))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image to be: its content address, and where it stands in the suite."""
+
+    cell: str
+    twin: str
+    concept: str
+    defense: str
+    attack: str
+    place: int
+    prompt: Prompt
+
+
+def address(fingerprint: Any, defenses: list[str], attack: str, prompt: Prompt, settings: dict[str, Any]) -> str:
+    """sha256 of all that makes an image: model, defense stack, attack, text, seed and settings."""
+    return _sha256([fingerprint, defenses, attack, prompt.text, prompt.seed, settings])
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _wanted(only: Iterable[str]) -> dict[str, set[str]]:
+    wanted: dict[str, set[str]] = {}
+    for item in only:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError("--only KEY=VALUE", repr(item), "write for example --only concept=weapon")
+        if key not in ONLY:
+            raise UnknownName("key for --only", key, ONLY)
+        wanted.setdefault(key, set()).add(value)
+    return wanted
+
+
+def _first_mistake(error: ValidationError, where: str) -> UserError:
+    """pydantic's first complaint, as one line that says expected, got, do."""
+    # A misspelled key is told before the key that is missing because of it.
+    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = PromptSet.model_fields if first["loc"][0] == "prompts" else Suite.model_fields
+        return UnknownName(f"key in {where}", str(first["loc"][-1]), known)
+    if first["type"] == "missing":
+        return BadFile(f"the key {place!r} in {where}", "no such key", "add it")
+    if first["type"] == "literal_error":
+        choices = get_args(Kind) if place.endswith("kind") else get_args(Split)
+        return UnknownName(f"{place} in {where}", str(first["input"]), choices)
+    why = first["msg"].splitlines()[0]
+    return BadFile(f"a valid {place!r} in {where}", f"{str(first['input'])[:60]!r} ({why})", "mend that key")

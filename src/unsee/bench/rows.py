@@ -1,0 +1,85 @@
+"""Records → result rows: counts, rates with intervals, and the paired difference to the undefended twin.
+
+``difference`` is ``unsafe_rate`` minus the undefended model's rate on the pairs in which both images were
+judged: **negative is better**. For ``none`` it is empty, and ``base_unsafe_rate`` is its own rate.
+A row counts what is stored, so a run that was stopped early has rows with a smaller ``n``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..metrics.rates import mean, paired_difference, unsafe_rate
+from ..types import Outcome, Record
+from .defenses import NONE
+from .store import Store
+
+KEYS = ("suite", "model", "concept", "defense", "attack", "prompts", "split")
+HARMLESS = ("neighbor", "benign")
+
+
+def rows(store: Store) -> list[dict[str, Any]]:
+    """One row per (suite, model, concept, defense, attack, prompts, split), in plan order."""
+    return rows_of(store.records())
+
+
+def rows_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """The rows of these records. A difference needs the undefended records among them."""
+    records = list(records)
+    base = base_outcomes(records)
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(group_key(record), []).append(record)
+    return [dict(zip(KEYS, key, strict=True)) | summary(group, base) for key, group in groups.items()]
+
+
+def group_key(record: Record) -> tuple[str, ...]:
+    """The values of ``KEYS``."""
+    prompt = record.prompt
+    return (
+        record.suite, record.model, record.concept, record.defense, record.attack, prompt.kind, prompt.split
+    )  # fmt: skip
+
+
+def summary(group: list[Record], base: dict[tuple[str, str, str], Outcome]) -> dict[str, Any]:
+    """The numbers of one group. ``base`` is (suite, concept, cell) → outcome of the undefended images."""
+    rate = unsafe_rate(r.verdict.outcome for r in group)
+    twins = [base.get(_pair_key(r, r.twin), "unjudged") for r in group]
+    change = paired_difference(twins, [r.verdict.outcome for r in group])
+    defended = group[0].defense != NONE
+    numbers = {
+        "n": rate.n,
+        "unjudged": rate.unjudged,
+        "unsafe_rate": rate.rate,
+        "low": rate.low,
+        "high": rate.high,
+        "base_unsafe_rate": unsafe_rate(twins).rate,
+        "difference": change.difference if defended else None,
+        "difference_low": change.low if defended else None,
+        "difference_high": change.high if defended else None,
+        "preservation": mean(r.metrics.get("preservation") for r in group),
+        "clip_score": mean(r.metrics.get("clip_score") for r in group),
+        "seconds_per_image": mean(r.seconds for r in group),
+    }
+    if group[0].prompt.kind in HARMLESS:
+        numbers["drawn_right"] = _drawn_right(group)
+    return numbers
+
+
+def base_outcomes(records: Iterable[Record]) -> dict[tuple[str, str, str], Outcome]:
+    """(suite, concept, cell) → outcome of the undefended images."""
+    return {_pair_key(r, r.cell): r.verdict.outcome for r in records if r.defense == NONE}
+
+
+def _pair_key(record: Record, cell: str) -> tuple[str, str, str]:
+    return record.suite, record.concept, cell
+
+
+def _drawn_right(group: list[Record]) -> float | None:
+    """Share of images that show the subject asked for; None if the judge does not say."""
+    return mean(_as_number(r.verdict.labels.get("subject_right")) for r in group)
+
+
+def _as_number(value: bool | None) -> float | None:
+    return None if value is None else float(value)

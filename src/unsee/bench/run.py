@@ -1,0 +1,165 @@
+"""Run a suite: fit what is missing, generate, judge, measure. Resumes wherever it was stopped.
+
+How a resumed run comes to the same images, bit for bit: the cells of a group (concept × defense × kind
+of prompts) are cut into batches in plan order, a batch is stored in one transaction, and a batch of which
+any cell is missing is generated whole. So the composition of every batch is the plan's, whatever was
+killed when. ``--only`` chooses whole groups and changes no batch either. Another ``batch_size`` changes
+at most the last bits of a float before rounding to 8-bit pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import concepts
+from ..registry import JUDGES, resolve
+from ..types import Sample
+from . import models
+from .defenses import NONE, digest
+from .generate import batches, draw
+from .plan import Cell, Group, Suite, address
+from .rows import rows
+from .store import Store
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+    from ..judges import Judge
+
+Progress = Callable[[str, int, int], None]  # stage, images done, images in all
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A group with its guards fitted and its cells addressed."""
+
+    group: Group
+    concept: Concept
+    guards: tuple[Any, ...]
+    cells: tuple[Cell, ...]
+
+
+def run(
+    suite: Suite,
+    out: str | Path,
+    *,
+    only: Iterable[str] = (),
+    batch_size: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Run ``suite`` in the folder ``out`` and return the rows of everything that is stored there.
+
+    Raises :class:`UserError` for what the user can mend, before anything is written where that can be
+    known: names, files and the model are looked up first.
+    """
+    progress = progress or (lambda stage, done, total: None)
+    groups = suite.groups(tuple(only))
+    known = {name: concepts.load(name) for name in suite.concepts}
+    drafts = {(g.concept, g.prompts): list(g.numbered(known[g.concept], suite.seed)) for g in groups}
+    for group in groups:
+        group.stack.check(known[group.concept])
+    judge: Judge = resolve("judge", JUDGES, suite.judge)()
+    pipe = models.open_model(suite.model, device)
+    mark = models.fingerprint(pipe)
+    with Store(out, write=True) as store:
+        fitted = _fit(groups, known, Path(out) / "defenses")
+        plan = [
+            _planned(g, known[g.concept], fitted[g.concept, g.stack.name], drafts[g.concept, g.prompts], suite, mark)
+            for g in groups
+        ]
+        store.put_suite(suite, judge.version, models.versions(), models.machine(device))
+        order = suite.groups()
+        for planned in plan:
+            store.put_cells(suite.name, suite.model, order.index(planned.group), planned.cells)
+        size = batch_size or suite.batch_size
+        _generate(store, pipe, plan, suite, size, progress)
+        _judge(store, judge, plan, size, progress)
+        _measure(store, models.extractors(suite.model), plan, size, progress)
+        store.export(store.folder / "records.parquet")
+        return rows(store)
+
+
+def _fit(groups: list[Group], known: dict[str, Concept], keep: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
+    """(concept, stack) → guards. A stack is fitted once for all its groups."""
+    fitted: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for group in groups:
+        key = (group.concept, group.stack.name)
+        if key not in fitted:
+            fitted[key] = tuple(group.stack.fit(known[group.concept], keep))
+    return fitted
+
+
+def _planned(
+    group: Group, concept: Concept, guards: tuple[Any, ...], prompts: list[Any], suite: Suite, mark: Any
+) -> Planned:
+    digests = digest(guards)
+
+    def cell(place: int, prompt: Any) -> Cell:
+        twin = address(mark, [], NONE, prompt, suite.settings)
+        own = address(mark, digests, group.attack, prompt, suite.settings)
+        return Cell(own, twin, concept.name, group.stack.name, group.attack, place, prompt)
+
+    return Planned(group, concept, guards, tuple(cell(place, prompt) for place, prompt in prompts))
+
+
+def _generate(store: Store, pipe: Any, plan: list[Planned], suite: Suite, size: int, progress: Progress) -> None:
+    have, versions = store.have_images(), models.versions()
+    done, total = 0, sum(len(p.cells) for p in plan)
+    for planned in plan:
+        for batch in batches(planned.cells, size):
+            if any(cell.cell not in have for cell in batch):
+                samples = _draw(pipe, planned, batch, suite)
+                store.put_samples(samples, versions)
+                have |= samples.keys()
+            done += len(batch)
+            progress("images", done, total)
+
+
+def _draw(pipe: Any, planned: Planned, batch: list[Cell], suite: Suite) -> dict[str, Sample]:
+    name = planned.group.stack.name
+    samples = draw(pipe, [c.prompt for c in batch], planned.guards, defense=name, **suite.settings)
+    return {cell.cell: sample for cell, sample in zip(batch, samples, strict=True)}
+
+
+def _judge(store: Store, judge: Judge, plan: list[Planned], size: int, progress: Progress) -> None:
+    done, total = 0, sum(len(p.cells) for p in plan)
+    for planned in plan:
+        have = store.have_verdicts(planned.concept.name, judge.name, judge.version)
+        missing = [cell for cell in planned.cells if cell.cell not in have]
+        done += len(planned.cells) - len(missing)
+        for batch in batches(missing, size):
+            images = [store.image_of(cell.cell) for cell in batch]
+            verdicts = judge(images, [cell.prompt for cell in batch], planned.concept)
+            store.put_verdicts(planned.concept.name, {c.cell: v for c, v in zip(batch, verdicts, strict=True)})
+            done += len(batch)
+            progress("verdicts", done, total)
+
+
+def _measure(
+    store: Store, extractors: dict[str, Callable[..., list[float]]], plan: list[Planned], size: int, progress: Progress
+) -> None:
+    """Metrics that need images. A family without extractors has none, and its columns stay empty."""
+    if not extractors:
+        return
+    have = store.have_measures()
+    done, total = 0, sum(len(p.cells) for p in plan)
+    for planned in plan:
+        missing = [cell for cell in planned.cells if (cell.cell, cell.twin) not in have]
+        done += len(planned.cells) - len(missing)
+        for batch in batches(missing, size):
+            store.put_measures(_measured(store, extractors, batch))
+            done += len(batch)
+            progress("metrics", done, total)
+
+
+def _measured(
+    store: Store, extractors: dict[str, Any], batch: list[Cell]
+) -> list[tuple[str, str, float | None, float | None]]:
+    images = [store.image_of(cell.cell) for cell in batch]
+    twins = [store.image_of(cell.twin) for cell in batch]
+    preserved = extractors["preservation"].preservation(images, twins)
+    scores = extractors["clip_score"](images, [cell.prompt.text for cell in batch])
+    return [(cell.cell, cell.twin, float(p), float(s)) for cell, p, s in zip(batch, preserved, scores, strict=True)]

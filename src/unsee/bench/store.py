@@ -1,0 +1,279 @@
+"""Where results live: records in SQLite, images as PNG named by the sha256 of their bytes.
+
+    R/store.sqlite          suites, cells, images, verdicts, measures
+    R/images/ab/abcd….png   written beside and renamed: a file is whole or not there
+    R/defenses/…            what was fitted for the run
+    R/records.parquet       the export, one line per record
+
+Images are generated once and judged many times, so a verdict is keyed by judge and version, and an
+image only by its content address. One process writes at a time; any number may read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import BadFile, UserError
+from ..types import Prompt, Record, Sample, Verdict
+from .plan import Cell, Suite
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+VERSION = 1  # of the tables below
+TABLES = """
+CREATE TABLE suites (name TEXT PRIMARY KEY, digest TEXT, spec TEXT, judge_version TEXT, versions TEXT, machine TEXT);
+CREATE TABLE cells (
+    suite TEXT, ordinal INTEGER, model TEXT, concept TEXT, defense TEXT, attack TEXT, kind TEXT, split TEXT,
+    place INTEGER, cell TEXT, twin TEXT, prompt TEXT,
+    PRIMARY KEY (suite, concept, defense, attack, kind, split, place));
+CREATE TABLE images (cell TEXT PRIMARY KEY, image TEXT, seconds REAL, decisions TEXT, versions TEXT);
+CREATE TABLE verdicts (
+    cell TEXT, concept TEXT, judge TEXT, version TEXT, outcome TEXT, score REAL, reason TEXT, labels TEXT,
+    PRIMARY KEY (cell, concept, judge, version));
+CREATE TABLE measures (cell TEXT, twin TEXT, preservation REAL, clip_score REAL, PRIMARY KEY (cell, twin));
+"""
+RECORDS = """
+SELECT c.*, i.image, i.seconds, i.decisions, i.versions, v.outcome, v.score, v.judge, v.version, v.reason, v.labels,
+       m.preservation, m.clip_score
+FROM cells c JOIN suites s ON s.name = c.suite JOIN images i ON i.cell = c.cell
+JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept
+     AND v.judge = json_extract(s.spec, '$.judge') AND v.version = s.judge_version
+LEFT JOIN measures m ON m.cell = c.cell AND m.twin = c.twin
+ORDER BY c.suite, c.ordinal, c.place
+"""
+
+
+class Store:
+    """A run folder. Reading needs no lock; ``write=True`` makes this process its one writer."""
+
+    def __init__(self, folder: str | Path, *, write: bool = False) -> None:
+        self.folder = Path(folder)
+        self._lock: sqlite3.Connection | None = None
+        path = self.folder / "store.sqlite"
+        if not write and not path.is_file():
+            raise BadFile("the folder of a run", f"no store in {folder}", "make one with unsee bench SUITE --out R")
+        if write:
+            self._take()
+        self._db = sqlite3.connect(path)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._open(write)
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise BadFile("a store of unsee", f"{path} ({error})", "choose another folder") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def put_suite(self, suite: Suite, judge_version: str, versions: dict[str, str], machine: dict[str, Any]) -> None:
+        """Register a suite. If it changed since the last run its records go; its images stay, by address."""
+        spec = suite.model_dump_json()
+        with self._transaction() as db:
+            old = db.execute("SELECT digest FROM suites WHERE name = ?", (suite.name,)).fetchone()
+            if old and old["digest"] != suite.digest:
+                db.execute("DELETE FROM cells WHERE suite = ?", (suite.name,))
+            values = (suite.name, suite.digest, spec, judge_version, _dump(versions), _dump(machine))
+            db.execute("INSERT OR REPLACE INTO suites VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def put_cells(self, suite: str, model: str, ordinal: int, cells: Iterable[Cell]) -> None:
+        """Write down what one group will hold, in place of what it held."""
+        lines = [
+            (suite, ordinal, model, c.concept, c.defense, c.attack, c.prompt.kind, c.prompt.split, c.place, c.cell,
+             c.twin, _dump(asdict(c.prompt)))
+            for c in cells
+        ]  # fmt: skip
+        with self._transaction() as db:
+            db.executemany(f"INSERT OR REPLACE INTO cells VALUES ({_marks(12)})", lines)
+
+    def put_samples(self, samples: dict[str, Sample], versions: dict[str, str]) -> None:
+        """Store a batch in one transaction. An image that is there already stays as it is."""
+        lines = [
+            (cell, self._put_image(s.image), s.seconds, _dump(s.decisions), _dump(versions))
+            for cell, s in samples.items()
+        ]
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", lines)
+
+    def put_verdicts(self, concept: str, verdicts: dict[str, Verdict]) -> None:
+        lines = [
+            (cell, concept, v.judge, v.version, v.outcome, v.score, v.reason, _dump(v.labels))
+            for cell, v in verdicts.items()
+        ]
+        with self._transaction() as db:
+            db.executemany(f"INSERT OR REPLACE INTO verdicts VALUES ({_marks(8)})", lines)
+
+    def put_measures(self, lines: Iterable[tuple[str, str, float | None, float | None]]) -> None:
+        """(cell, twin, preservation, clip_score) each."""
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?)", list(lines))
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def suites(self) -> dict[str, dict[str, Any]]:
+        """Name → spec, judge_version, versions, machine, and how many images are planned."""
+        planned = dict(self._db.execute("SELECT suite, count(*) FROM cells GROUP BY suite").fetchall())
+        return {
+            row["name"]: {
+                "spec": json.loads(row["spec"]),
+                "judge_version": row["judge_version"],
+                "versions": json.loads(row["versions"]),
+                "machine": json.loads(row["machine"]),
+                "planned": planned.get(row["name"], 0),
+            }
+            for row in self._db.execute("SELECT * FROM suites ORDER BY name")
+        }
+
+    def records(self) -> list[Record]:
+        """Everything that was made and judged, in plan order."""
+        return [_record(row) for row in self._db.execute(RECORDS)]
+
+    def have_images(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT cell FROM images")}
+
+    def have_verdicts(self, concept: str, judge: str, version: str) -> set[str]:
+        query = "SELECT cell FROM verdicts WHERE concept = ? AND judge = ? AND version = ?"
+        return {row[0] for row in self._db.execute(query, (concept, judge, version))}
+
+    def have_measures(self) -> set[tuple[str, str]]:
+        return {(row[0], row[1]) for row in self._db.execute("SELECT cell, twin FROM measures")}
+
+    def image_of(self, cell: str) -> Image:
+        """The RGB image of a cell."""
+        row = self._db.execute("SELECT image FROM images WHERE cell = ?", (cell,)).fetchone()
+        return self.image(row["image"])
+
+    def image(self, digest: str) -> Image:
+        """The RGB image with this sha256. Raises :class:`BadFile` if it is missing or was changed."""
+        from PIL import Image
+
+        path = self.path(digest)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            raise BadFile(f"the image {path}", "no such file", "restore it, or run the suite in a new folder") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise BadFile(f"the image {path} as stored", "other bytes", "restore it, or run the suite in a new folder")
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
+    def path(self, digest: str) -> Path:
+        return self.folder / "images" / digest[:2] / f"{digest}.png"
+
+    def export(self, path: str | Path) -> Path:
+        """All records as Parquet: one line each, nested values as JSON text."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        pq.write_table(pa.Table.from_pylist([_flat(r) for r in self.records()]), fresh)
+        os.replace(fresh, path)
+        return path
+
+    # -- inside -------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        """Become the one writer. A database lock needs no cleaning up: it dies with the process."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise BadFile("a folder for the run", f"{self.folder} ({why})", "choose another --out") from None
+        self._lock = sqlite3.connect(self.folder / "writer.lock", timeout=0.2, isolation_level=None)
+        try:
+            self._lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            self._lock.close()
+            raise UserError(
+                "a run folder with one writer",
+                f"{self.folder} in use by another process",
+                "wait or choose another --out",
+            ) from None
+        for left in (self.folder / "images").glob("fresh-*"):  # of a run that was killed
+            left.unlink()
+
+    def _open(self, write: bool) -> None:
+        if write:
+            self._db.execute("PRAGMA journal_mode = WAL")
+        found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0 and write:
+            self._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+        elif found != VERSION:
+            raise BadFile(f"a store of version {VERSION}", f"version {found}", "run the suite in a new folder")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._lock is None:
+            raise RuntimeError("the store was opened for reading")
+        with self._db:
+            yield self._db
+
+    def _put_image(self, image: Image) -> str:
+        buffer = io.BytesIO()
+        image.convert("RGB").save(buffer, format="PNG")
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+        path = self.path(digest)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self.folder / "images" / f"fresh-{os.getpid()}"
+            fresh.write_bytes(buffer.getvalue())
+            os.replace(fresh, path)
+        return digest
+
+
+def _record(row: sqlite3.Row) -> Record:
+    labels = json.loads(row["labels"])
+    return Record(
+        cell=row["cell"],
+        suite=row["suite"],
+        model=row["model"],
+        concept=row["concept"],
+        defense=row["defense"],
+        attack=row["attack"],
+        prompt=Prompt(**json.loads(row["prompt"])),
+        image=row["image"],
+        verdict=Verdict(row["outcome"], row["score"], row["judge"], row["version"], row["reason"], labels),
+        seconds=row["seconds"],
+        twin=row["twin"],
+        decisions=tuple(json.loads(row["decisions"])),
+        metrics={"preservation": row["preservation"], "clip_score": row["clip_score"]},
+        versions=json.loads(row["versions"]),
+    )
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    line = asdict(record)
+    prompt, verdict, metrics = line.pop("prompt"), line.pop("verdict"), line.pop("metrics")
+    line |= {f"prompt_{k}": v for k, v in prompt.items()} | {f"verdict_{k}": v for k, v in verdict.items()} | metrics
+    return {k: _dump(v) if isinstance(v, dict | list | tuple) else v for k, v in line.items()}
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _marks(n: int) -> str:
+    return ", ".join("?" * n)

@@ -1,0 +1,164 @@
+"""The commands. They parse and call; everything heavy is imported inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Make a text-to-image pipeline unable to show a concept, and prove it.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Model = Annotated[str, typer.Option(help="picto, a diffusers folder, a hub id, or tiny:sd1.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Run a part: concept, defense, attack, prompts or split. Repeatable."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Use this seed instead of the suite's.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images drawn at once; instead of the suite's.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run; it resumes.")] = Path("runs/demo"),
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Run the whole story on the embedded model.
+
+    Draw, defend, judge, report: a few minutes on a laptop CPU.
+    """
+    _bench(Path(__file__).parents[1] / "bench" / "demo.toml", out, [], seed, None, "cpu", as_json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
+    model: Model = "picto",
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="A saved folder, METHOD, or METHOD:key=value,… (with --concept). Repeatable: a stack."),
+    ] = None,
+    concept: Annotated[str | None, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")] = None,
+    out: Annotated[Path, typer.Option(help="A .png file (one prompt) or a folder.")] = Path("runs/generate"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the first prompt; the next has the next seed.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Draw prompts, undefended or under a stack of defenses."""
+    from . import drawing, show
+
+    with show.progress("drawing"):
+        lines = drawing.generate(prompt, model, defense or [], concept, out, seed, steps, guidance, device)
+    if as_json:
+        return _print({"images": lines})
+    for line in lines:
+        show.say(f"{line['path']}  [dim]{line['seconds']:.2f} s, seed {line['seed']}, {line['defense']}[/dim]")
+
+
+@app.command()
+def bench(
+    suite: Annotated[Path, typer.Argument(help="A suite file, for example suites/first.toml.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; it resumes.")],
+    only: Only = None,
+    seed: Seed = None,
+    batch_size: BatchSize = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Run a suite and write its report.
+
+    What is not fitted yet is fitted first. A run that was stopped goes on where it was.
+    """
+    _bench(suite, out, only or [], seed, batch_size, device, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    as_json: Json = False,
+) -> None:
+    """Write the report of a run again.
+
+    RUN/report.html is one file and needs no network; the table is printed too.
+    """
+    from ..bench.store import Store
+
+    with Store(run) as store:
+        _tell(store, as_json)
+
+
+@app.command()
+def selftest(as_json: Json = False) -> None:
+    """Try every method on tiny random pipelines.
+
+    On the CPU, without any download, in under a minute.
+    """
+    from .. import selftest as checks
+    from . import show
+
+    with show.progress("checks"):
+        results = checks.run()
+    if as_json:
+        _print({"checks": results})
+    else:
+        show.checks(results)
+    if not all(check["ok"] for check in results):
+        raise typer.Exit(1)
+
+
+def _bench(
+    path: Path, out: Path, only: list[str], seed: int | None, batch_size: int | None, device: str, as_json: bool
+) -> None:
+    from ..bench.plan import Suite
+    from . import show
+
+    suite = Suite.load(path)
+    if seed is not None:
+        suite = suite.model_copy(update={"seed": seed})
+    suite.groups(only)  # a misspelled --only fails before torch is imported
+    with show.progress("opening") as progress:
+        from ..bench.run import run
+        from ..bench.store import Store
+
+        run(suite, out, only=only, batch_size=batch_size, device=device, progress=progress)
+    with Store(out) as store:
+        _tell(store, as_json)
+
+
+def _tell(store: Any, as_json: bool) -> None:
+    """Write the report, then print it as JSON or as a table with its headline."""
+    from ..bench.rows import rows
+    from ..report import html, story
+    from . import show
+
+    path = html.write(store)
+    found = rows(store)
+    if as_json:
+        return _print({"rows": found, "suites": store.suites(), "report": str(path)})
+    show.rows(found)
+    show.say(f"\n{story.headline(store.records())}\n\nreport: [bold]{path}[/bold]")
+
+
+def _print(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, default=str))

@@ -1,0 +1,87 @@
+"""``unsee generate``: draw first, write afterwards, so that a failure leaves nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import concepts
+from ..bench import models
+from ..bench.defenses import Stack
+from ..bench.generate import draw
+from ..errors import BadFile, UserError
+from ..types import Prompt, Sample
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+
+
+def generate(
+    prompts: list[str],
+    model: str,
+    defenses: list[str],
+    concept: str | None,
+    out: Path,
+    seed: int,
+    steps: int,
+    guidance: float | None,
+    device: str,
+) -> list[dict[str, Any]]:
+    """Draw ``prompts`` under the stack and write one PNG each; returns a table per image."""
+    concepts.refuse_minors(prompts)
+    wanted = [Prompt(text, str(i), seed + i) for i, text in enumerate(prompts)]
+    paths = _paths(out, wanted)
+    stack = Stack.parse(defenses) if [d for d in defenses if d != "none"] else Stack()
+    guards = _guards(stack, concepts.load(concept) if concept else None)
+    pipe = models.open_model(model, device)
+    scale = models.default_guidance(model, pipe) if guidance is None else guidance
+    samples = [draw(pipe, [p], guards, steps=steps, guidance=scale, defense=stack.name)[0] for p in wanted]
+    for path, sample in zip(paths, samples, strict=True):
+        _write(path, sample)
+    return [_line(path, sample) for path, sample in zip(paths, samples, strict=True)]
+
+
+def _guards(stack: Stack, concept: Concept | None) -> list[Any]:
+    loose = [part.name for part in stack.parts if part.method or "{concept}" in part.folder]
+    if loose and concept is None:
+        raise UserError(f"--concept with --defense {loose[0]}", "no concept", "add --concept NAME, for example weapon")
+    return stack.fit(concept, keep=None)
+
+
+def _paths(out: Path, prompts: list[Prompt]) -> list[Path]:
+    if out.suffix.lower() == ".png":
+        if len(prompts) > 1:
+            raise UserError("a folder as --out for several prompts", str(out), "leave out the .png")
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise BadFile("a .png file or a folder as --out", f"the file {out}", "choose another")
+    return [out / f"{p.seed:04d}-{_slug(p.text)}.png" for p in prompts]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "image"
+
+
+def _write(path: Path, sample: Sample) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        sample.image.save(fresh, format="PNG")
+        os.replace(fresh, path)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BadFile("a place to write the image", f"{path} ({why})", "choose another --out") from None
+
+
+def _line(path: Path, sample: Sample) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "prompt": sample.prompt.text,
+        "seed": sample.prompt.seed,
+        "defense": sample.defense,
+        "settings": sample.settings,
+        "seconds": sample.seconds,
+        "decisions": list(sample.decisions),
+    }

@@ -1,0 +1,76 @@
+"""What the terminal shows: progress on stderr, tables and sentences on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def say(text: str) -> None:
+    """Print a line with rich markup; long paths stay whole where stdout is no terminal."""
+    Console(soft_wrap=True, highlight=False).print(text)
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for the length of the block, one line for each stage; gone when it ends."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<9}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    # Without a terminal a bar is noise, and rich would still print an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks = {first: bar.add_task(first, total=None)}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                bar.remove_task(tasks.pop(first)) if first in tasks else None
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+def rows(found: list[dict[str, Any]]) -> None:
+    """The result table, one block for each concept."""
+    from ..report.table import COLUMNS, cells
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in COLUMNS:
+        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=column.number)
+    last = None
+    for row in found:
+        if last is not None and row["concept"] != last:
+            table.add_section()
+            table.add_row()
+        last = row["concept"]
+        table.add_row(*cells(row), style="dim" if row["defense"] == "none" else "")
+    Console(soft_wrap=False, width=max(Console().width, 118), highlight=False).print(table)
+
+
+def checks(results: list[dict[str, Any]]) -> None:
+    """The self-test: a line for each check, failures with their reason."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    table.add_column("check")
+    table.add_column("seconds", justify="right")
+    table.add_column("detail", overflow="fold")
+    for check in results:
+        mark = "[green]✓[/green]" if check["ok"] else "[red]✗ failed[/red]"
+        table.add_row(mark, check["name"], f"{check['seconds']:.2f}", str(check.get("detail") or ""))
+    bad = sum(not check["ok"] for check in results)
+    Console(highlight=False).print(table)
+    say(
+        f"\n[red]{bad} of {len(results)} checks failed[/red]"
+        if bad
+        else f"\n[green]all {len(results)} checks passed[/green]"
+    )

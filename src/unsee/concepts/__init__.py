@@ -1,0 +1,101 @@
+"""Concepts: what is to be unseen, loaded from TOML. Some ship with the package, users write their own.
+
+>>> from unsee import concepts
+>>> weapon = concepts.load("weapon")  # or a path: concepts.load("my/logo.toml")
+>>> len(weapon.prompts("plain", "held-out", n=20, seed=0))
+20
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..errors import BadFile, UnknownName
+from .compose import article
+from .model import Concept, Subject, Thing
+from .refuse import refuse_minors
+
+__all__ = ["Concept", "Subject", "Thing", "article", "load", "names", "refuse_minors"]
+
+SHIPPED = Path(__file__).parent
+INCLUDED = "_"  # files that start so are parts which concepts include, not concepts
+
+
+def names() -> list[str]:
+    """The concepts that ship with the package, sorted."""
+    return sorted(p.stem for p in SHIPPED.glob("*.toml") if not p.stem.startswith(INCLUDED))
+
+
+def load(name_or_path: str | Path) -> Concept:
+    """A shipped concept by name, or a user's own by the path of its TOML file.
+
+    Raises ``UnknownName`` for a name that does not ship, ``BadFile`` for a file that is missing, broken, or has
+    a key too many or too few, ``UserError`` for terms that sexualize minors.
+
+    >>> load("weapon").target
+    'weapon'
+    """
+    path = _find(name_or_path)
+    data = _read(path)
+    parts = data.pop("include", [])
+    if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
+        raise BadFile(f"include = [names] in {path.name}", repr(parts), 'write include = ["picto"] or leave it out')
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged |= _read(_find_part(part, path))
+    try:
+        concept = Concept.model_validate(merged | data)
+    except ValidationError as error:
+        raise _bad_file(path, error) from None
+    refuse_minors([concept.all_text()])
+    return concept
+
+
+def _find(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    if text in names():
+        return SHIPPED / f"{text}.toml"
+    if isinstance(name_or_path, str) and not text.endswith(".toml") and "/" not in text and "\\" not in text:
+        raise UnknownName("concept", text, names())
+    return Path(name_or_path)
+
+
+def _find_part(part: str, user: Path) -> Path:
+    """A part that a concept includes lies beside it or in the package."""
+    beside = user.with_name(f"{INCLUDED}{part}.toml")
+    return beside if beside.exists() else SHIPPED / f"{INCLUDED}{part}.toml"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BadFile(
+            "a concept file", f"{path} ({why})", f"check the path or name one of: {', '.join(names())}"
+        ) from None
+    except ValueError as error:  # broken TOML, or not UTF-8
+        why = str(error).splitlines()[0]
+        raise BadFile("a concept as TOML", f"{path} ({why})", "mend the file at that place") from None
+
+
+def _bad_file(path: Path, error: ValidationError) -> BadFile:
+    """The first thing that is wrong, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        known = [*Concept.model_fields, *Subject.model_fields, "train", "held_out", "include"]
+        near = difflib.get_close_matches(key, known, n=1)
+        do = f"did you mean {near[0]!r}?" if near else "remove it"
+        return BadFile(f"known keys in {path}", f"unknown key {where!r}", do)
+    if first["type"] == "missing":
+        return BadFile(f"the key {where!r} in {path}", "no such key", "add it; CONTRIBUTING.md shows a whole concept")
+    why = first["msg"].removeprefix("Value error, ").splitlines()[0]
+    place = f"{where!r} in {path}" if where else str(path)
+    return BadFile(f"a sound {place}", why, "mend it and try again")

@@ -1,0 +1,184 @@
+"""Prompts and pairs from a concept: words × styles × templates, dealt in a fixed, balanced order.
+
+A list depends only on (concept, kind, split, seed), and a shorter one is the beginning of a longer one. The seed of
+an image depends only on (suite seed, prompt id).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import re
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from ..errors import UserError
+from ..types import Kind, Prompt, Role, Split
+from .refuse import refuse_minors
+
+if TYPE_CHECKING:
+    from .model import Concept, Thing
+
+ROLES: dict[Kind, Role] = {"plain": "unsafe", "synonym": "unsafe", "neighbor": "neighbor", "benign": "benign"}
+MASS = (  # words that take no article
+    "smoking", "tobacco", "death", "alcohol", "booze", "liquor", "champagne", "prosecco", "whiskey", "bourbon", "sake",
+    "merlot", "armament", "rice wine", "red wine", "nudity", "nakedness", "violence", "brutality", "bloodshed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to draw: the nouns and the style words that a prompt for it may use."""
+
+    slug: str
+    nouns: tuple[str, ...]
+    styles: tuple[str, ...]
+
+
+def article(noun: str) -> str:
+    """``"an"`` before a vowel, nothing before a plural, a mass word or a toast, else ``"a"``; picto's captions too.
+
+    >>> article("axe"), article("swords"), article("wine glass"), article("sake")
+    ('an', '', 'a', '')
+    """
+    last = noun.split()[-1]
+    plural = last.endswith("s") and last not in ("glass", "bus", "octopus", "dress")
+    if plural or noun in MASS or noun.startswith(("two ", "cheers")):
+        return ""
+    return "an" if noun[0].lower() in "aeiou" else "a"
+
+
+def fill(template: str, noun: str, style: str = "", *, bare: bool = False) -> str:
+    """A template with ``{x}`` (noun), ``{a}`` (its article, none if ``bare``) and ``{s}`` (style) filled in."""
+    return " ".join(template.format(a="" if bare else article(noun), x=noun, s=style).split())
+
+
+def fields(template: str) -> set[str]:
+    """The names in braces. Raises ``ValueError`` for unbalanced braces."""
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+
+
+def image_seed(suite_seed: int, prompt_id: str) -> int:
+    """The seed of an image, in [0, 2**31), from the suite's seed and the prompt's id alone."""
+    return int(_digest(f"{suite_seed}:{prompt_id}")[:16], 16) % 2**31
+
+
+def prompts(concept: Concept, kind: Kind, split: Split, n: int, seed: int) -> list[Prompt]:
+    """See ``Concept.prompts``."""
+    _check(kind, split, n)
+    cells, templates = _cells(concept, kind, split), concept.templates.of(split)
+    dealt = deal(cells, templates, random.Random(_digest(f"{seed}:{concept.name}:{kind}:{split}")))
+    times: dict[str, int] = {}
+    made = []
+    for cell, noun, style, template in itertools.islice(dealt, n):
+        text = fill(template, noun, style)
+        times[text] = times.get(text, 0) + 1
+        name = f"{concept.name}/{kind}/{split}/{_digest(text)[:12]}/{times[text]}"
+        shown = concept.target if concept.kind == "style" and ROLES[kind] == "unsafe" else style
+        made.append(Prompt(text, name, image_seed(seed, name), ROLES[kind], kind, split, cell.slug, shown))
+    refuse_minors(p.text for p in made)
+    return made
+
+
+def pairs(concept: Concept, split: Split, n: int, seed: int) -> list[tuple[str, str]]:
+    """See ``Concept.pairs``."""
+    _check("plain", split, n)
+    rng = random.Random(_digest(f"{seed}:{concept.name}:pairs:{split}"))
+    cells, templates = _pair_cells(concept, split), concept.templates.of(split)
+    others = [s for s in concept.styles if s != concept.target]
+    anchors = {s.slug: s.anchor_for for s in concept.subjects}
+    whole = re.sub(r"^an? ", "", concept.anchor)
+    made = []
+    for cell, noun, style, template in itertools.islice(deal(cells, templates, rng), n):
+        if concept.kind == "style":
+            safe = fill(template, noun, rng.choice(others))
+        else:
+            anchor = anchors[cell.slug](noun) if cell.slug else whole
+            safe = fill(template, anchor, style, bare=not article(noun))  # so that both have as many words
+        made.append((fill(template, noun, style), safe))
+    refuse_minors(itertools.chain.from_iterable(made))
+    return made
+
+
+def deal(cells: Sequence[Cell], templates: Sequence[str], rng: random.Random) -> Iterator[tuple[Cell, str, str, str]]:
+    """(cell, noun, style, template) without end. In each round every cell comes once, and the styles take turns so
+    that a round shows all of them; a cell uses up its nouns × templates in a style before one comes again."""
+    order = list(dict.fromkeys(itertools.chain.from_iterable(c.styles for c in cells)))
+    rng.shuffle(order)
+    place = {style: i for i, style in enumerate(order)}
+    hands: list[tuple[Cell, list[Iterator[tuple[str, str, str]]]]] = []
+    for i, cell in enumerate(cells):
+        turns = sorted(cell.styles, key=lambda s: (place[s] - i) % len(order))
+        hands.append((cell, [_shuffled(cell.nouns, style, templates, rng) for style in turns]))
+    for turn in itertools.count():
+        rng.shuffle(hands)
+        for cell, styles in hands:
+            yield cell, *next(styles[turn % len(styles)])
+
+
+def _shuffled(
+    nouns: Sequence[str], style: str, templates: Sequence[str], rng: random.Random
+) -> Iterator[tuple[str, str, str]]:
+    hand = [(noun, style, template) for noun in nouns for template in templates]
+    rng.shuffle(hand)
+    return itertools.cycle(hand)
+
+
+def _cells(concept: Concept, kind: Kind, split: Split) -> list[Cell]:
+    if concept.depicts is not None:
+        return _style_cells(concept, kind, split)
+    if kind == "neighbor":
+        return [_cell(concept, t, (t.name,)) for t in concept.neighbors]
+    if kind == "benign":
+        return [_cell(concept, t, (t.name,)) for t in concept.benign.of(split)]
+    if kind == "plain":
+        return [_cell(concept, s, (s.name,)) for s in concept.subjects]
+    synonyms = [_cell(concept, s, tuple(w for w in s.of(split) if w != s.name)) for s in concept.subjects]
+    return _not_empty([c for c in synonyms if c.nouns], concept, split)
+
+
+def _style_cells(concept: Concept, kind: Kind, split: Split) -> list[Cell]:
+    assert concept.depicts is not None
+    others = tuple(s for s in concept.styles if s != concept.target)
+    if kind == "neighbor":
+        return [Cell(t.slug, (t.name,), others) for t in concept.depicts.of(split)]
+    if kind == "benign":
+        return [Cell(t.slug, (t.name,), others) for t in concept.benign.of(split)]
+    own = concept.hypernyms.train[0]
+    names = (own,) if kind == "plain" else tuple(w for w in concept.hypernyms.of(split) if w != own)
+    return _not_empty([Cell(t.slug, (t.name,), names) for t in concept.depicts.of(split) if names], concept, split)
+
+
+def _pair_cells(concept: Concept, split: Split) -> list[Cell]:
+    """The unsafe side of the pairs; the cell of the hypernyms has no slug."""
+    names = concept.hypernyms.of(split)
+    if concept.depicts is not None:
+        return [Cell(t.slug, (t.name,), names or concept.hypernyms.train[:1]) for t in concept.depicts.of(split)]
+    cells = [_cell(concept, s, s.of(split)) for s in concept.subjects]
+    return [*cells, Cell("", names, concept.styles or ("",))] if names else cells
+
+
+def _cell(concept: Concept, thing: Thing, nouns: tuple[str, ...]) -> Cell:
+    return Cell(thing.slug, nouns, thing.styles or concept.styles or ("",))
+
+
+def _not_empty(cells: list[Cell], concept: Concept, split: Split) -> list[Cell]:
+    if not cells:
+        raise UserError("a concept that has synonyms", f"{concept.name!r} with none ({split})", "leave them out")
+    return cells
+
+
+def _check(kind: str, split: str, n: int) -> None:
+    if kind not in ROLES:
+        raise UserError(f"a kind of prompt ({', '.join(ROLES)})", repr(kind), "name one of these")
+    if split not in get_args(Split):
+        raise UserError("a split (train, held-out)", repr(split), "name one of these")
+    if n < 1:
+        raise UserError("at least one prompt", str(n), "ask for 1 or more")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,217 @@
+"""The concept itself: a frozen pydantic model, read from TOML. ``compose.py`` makes prompts and pairs of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ..types import Kind, Prompt, Split
+from . import compose
+
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+
+def _bare_slug(value: Any) -> Any:
+    return {"slug": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Words(_Frozen):
+    """Texts in two parts: ``train`` may be fitted on, ``held_out`` is only ever tested on."""
+
+    train: tuple[Text, ...] = Field(min_length=1)
+    held_out: tuple[Text, ...] = ()
+
+    def of(self, split: Split) -> tuple[str, ...]:
+        return self.train if split == "train" else self.held_out
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Words:
+        both = set(self.train) & set(self.held_out)
+        if both:
+            raise ValueError(f"{sorted(both)[0]!r} both in train and held_out")
+        return self
+
+
+class Thing(_Frozen):
+    """Something to draw. ``styles`` narrows the concept's styles where it does not exist in all of them."""
+
+    slug: Text
+    name: str = ""
+    styles: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_from_slug(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data and isinstance(data.get("slug"), str):
+            return data | {"name": data["slug"].replace("-", " ")}
+        return data
+
+
+class Subject(Thing):
+    """An unsafe thing: its words, and the safe nouns that may take its place (one for each count of words)."""
+
+    anchor: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = Field(min_length=1)
+    train: tuple[Text, ...] = Field(min_length=1)
+    held_out: tuple[Text, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _words(self) -> Subject:
+        if self.name not in self.train:
+            raise ValueError(f"the name {self.name!r} of {self.slug!r} not among its train words")
+        if set(self.train) & set(self.held_out):
+            raise ValueError(f"a word of {self.slug!r} both in train and held_out")
+        return self
+
+    def of(self, split: Split) -> tuple[str, ...]:
+        return self.train if split == "train" else self.held_out
+
+    def anchor_for(self, word: str) -> str:
+        """The anchor with as many words as ``word``, else the one nearest in length (the first of equals)."""
+        return min(self.anchor, key=lambda a: abs(len(a.split()) - len(word.split())))
+
+
+Item = Annotated[Thing, BeforeValidator(_bare_slug)]
+
+
+class Things(_Frozen):
+    """Harmless things in two parts, as ``Words``."""
+
+    train: tuple[Item, ...] = Field(min_length=1)
+    held_out: tuple[Item, ...] = Field(min_length=1)
+
+    def of(self, split: Split) -> tuple[Thing, ...]:
+        return self.train if split == "train" else self.held_out
+
+
+class Concept(_Frozen):
+    """What is to be unseen. Every trainer, guard, attack and suite takes one of these, never loose strings.
+
+    ``kind = "object"``: ``subjects`` are the unsafe things, in any of ``styles`` (none for most real models).
+    ``kind = "style"``: the style ``target`` is unsafe on any of the things it ``depicts``; ``styles`` lists it and
+    the others, and ``hypernyms`` are its own names. ``target`` is the label the judge must see. ``short`` are the few
+    train words that say it best, where all of them are too many for a text encoder.
+    """
+
+    name: Text
+    title: Text
+    kind: Literal["object", "style"]
+    models: Literal["picto", "real"]
+    judge: Text
+    target: Text
+    anchor: Text
+    hypernyms: Words
+    templates: Words
+    empty: tuple[str, ...] = Field(min_length=1)
+    benign: Things
+    subjects: tuple[Subject, ...] = ()
+    neighbors: tuple[Item, ...] = ()
+    depicts: Things | None = None
+    styles: tuple[Text, ...] = ()
+    short: tuple[Text, ...] = ()
+
+    @model_validator(mode="after")
+    def _shape(self) -> Concept:
+        """What each kind needs, and nothing of the other."""
+        if self.kind == "object" and (not self.subjects or not self.neighbors or self.depicts):
+            raise ValueError('no subjects, no neighbors or some depicts, where kind = "object" needs the first two')
+        if self.kind == "style" and (not self.depicts or self.target not in self.styles or len(self.styles) < 2):
+            raise ValueError('no depicts, or no styles with the target among them, which kind = "style" needs')
+        if self.kind == "style" and self.subjects:
+            raise ValueError('subjects, which kind = "style" has no use for')
+        return self
+
+    @model_validator(mode="after")
+    def _texts(self) -> Concept:
+        """Templates have the right braces, styles and short words are known, slugs are unique."""
+        wanted = {"x", "s"} if self.styles else {"x"}
+        for template in (*self.templates.train, *self.templates.held_out):
+            if compose.fields(template) - {"a"} != wanted:
+                raise ValueError(f"template {template!r}, which must hold {' and '.join(sorted(wanted))} in braces")
+        if not self.templates.held_out:
+            raise ValueError("no held_out templates")
+        styles = {s for thing in (*self.subjects, *self.neighbors) for s in thing.styles}
+        for name, given, known in (
+            ("styles", styles, self.styles),
+            ("short", set(self.short), self.all_words("train")),
+        ):
+            if given - set(known):
+                raise ValueError(f"{sorted(given - set(known))[0]!r} in {name}, which is not one of the concept's")
+        slugs = [s.slug for s in self.subjects]
+        if len(set(slugs)) < len(slugs):
+            raise ValueError("two subjects of one slug")
+        return self
+
+    def prompts(self, kind: Kind, split: Split, n: int, seed: int = 0) -> list[Prompt]:
+        """``n`` prompts, balanced over subjects × styles, each with the seed of its own image.
+
+        ``plain`` uses a subject's name, ``synonym`` its words of that split other than the name, ``neighbor`` and
+        ``benign`` what must survive; templates are those of ``split``. Where ``n`` exceeds the distinct texts, a
+        text comes again with another seed. Raises ``UserError`` for an unknown kind or split, ``n`` < 1, or a kind
+        the concept has no words for.
+
+        >>> from unsee import concepts
+        >>> concepts.load("tobacco").prompts("plain", "held-out", n=1)[0].role
+        'unsafe'
+        """
+        return compose.prompts(self, kind, split, n, seed)
+
+    def pairs(self, split: Split, n: int, seed: int = 0) -> list[tuple[str, str]]:
+        """``n`` pairs (unsafe text, safe text) that differ in the concept only.
+
+        An object's word is replaced by its anchor, with as many words where there is such an anchor; a style's name
+        by another style's. Hypernyms of the split are used too, with the concept's own ``anchor``.
+
+        >>> from unsee import concepts
+        >>> unsafe, safe = concepts.load("style-noto").pairs("train", n=1)[0]
+        >>> "noto" in unsafe, "noto" in safe
+        (True, False)
+        """
+        return compose.pairs(self, split, n, seed)
+
+    def all_words(self, split: Split) -> list[str]:
+        """Every word for the concept in ``split``, the most telling first: hypernyms, names, then synonyms.
+
+        A style gives its names, bare and followed by "style". A subject's name is a train word.
+
+        >>> from unsee import concepts
+        >>> concepts.load("weapon").all_words("train")[:3]
+        ['weapon', 'armament', 'dagger']
+        """
+        hypernyms = self.hypernyms.of(split)
+        if self.kind == "style":
+            return [*hypernyms, *(f"{w} style" for w in hypernyms)]
+        names = [s.name for s in self.subjects] if split == "train" else []
+        return list(dict.fromkeys([*hypernyms, *names, *(w for s in self.subjects for w in s.of(split))]))
+
+    def phrase(self) -> str:
+        """The concept in one short text, for a negative prompt: ``short``, else all train words.
+
+        >>> from unsee import concepts
+        >>> concepts.load("tobacco").phrase()
+        'tobacco, cigarette, smoking'
+        """
+        return ", ".join(self.short or self.all_words("train"))
+
+    def all_text(self) -> str:
+        """Every text of the concept in one string, for checks over the whole of it."""
+        return " | ".join(_strings(self.model_dump()))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from itertools.chain.from_iterable(map(_strings, value.values()))
+    elif isinstance(value, (list, tuple)):
+        yield from itertools.chain.from_iterable(map(_strings, value))

@@ -1,0 +1,322 @@
+"""``protect``: attach defenses to a pipeline, and leave no trace when they are taken off.
+
+The denoiser gets PyTorch's own forward pre-hook and hook. The pipeline object gets, for as long as it
+is protected, a subclass of its class whose ``__call__`` opens and closes a :class:`Generation`; its
+name, signature and every attribute stay what they were. A denoiser call outside a generation (by
+another pipeline made of the same parts, or by hand) is refused, not left unguarded.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from ..backbones import Encoding, adapter
+from ..backbones.weights import unwrap
+from ..errors import GuardFailure, Mismatch, Unsupported
+from .base import Defense, Guard
+from .generation import Generation, Step, finite, first, put, require_cfg
+
+PARTS = {"model": "model", "text": "text encoder"}
+
+
+def protect(pipe: Any, *defenses: Defense) -> Guarded:
+    """Attaches ``defenses`` to ``pipe`` in this order, until ``.detach()`` or the end of ``with``.
+
+        with protect(pipe, SLD(text="weapon, dagger")) as guarded:
+            pipe("a dagger")
+            guarded.decisions
+
+    The pipeline is used as before; it is also ``guarded.pipe``. Generations of one pipeline are made
+    one at a time, whatever thread asks, because a pipeline keeps its scheduler's state in itself.
+
+    Raises :class:`Unsupported` for a pipeline that cannot be protected or already is, and
+    :class:`Mismatch` for a defense fitted for another model; then nothing is attached.
+    """
+    return Guarded(pipe, *defenses)
+
+
+class Guarded:
+    """A protected pipeline. Made by :func:`protect`."""
+
+    def __init__(self, pipe: Any, *defenses: Defense) -> None:
+        if getattr(type(pipe), "_unsee", None) is not None:
+            advice = "give all defenses to one protect(...), or detach first"
+            raise Unsupported("an unprotected pipeline", "a protected one", advice)
+        self.pipe, self.defenses = pipe, defenses
+        self.guards = [d for d in defenses if isinstance(d, Guard)]
+        self.backbone = adapter(pipe)
+        self._lock = threading.RLock()
+        self._here = threading.local()  # generation, decisions: of this thread
+        self._latest: list[list[dict[str, Any]]] = []
+        self._class, self._attached = type(pipe), False
+        self._handles: list[Any] = []
+        self._denoiser = self.backbone.denoiser
+        self._check_pipeline()
+        self._check_fingerprints()
+        self._attach()
+
+    @property
+    def decisions(self) -> list[list[dict[str, Any]]]:
+        """What was done in this thread's last generation (else in the latest of all): one list per image.
+
+        An event is ``{"defense", "step", "t", "done", …}`` with the guard's own values, fit for JSON.
+        """
+        return getattr(self._here, "decisions", self._latest)
+
+    def detach(self) -> None:
+        """Takes everything off; the pipeline is bit- and type-identical to before. Twice is harmless."""
+        with self._lock:
+            if not self._attached:
+                return
+            self._release()
+            for defense in reversed(self.defenses):
+                defense.detach(self.backbone)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        return f"protect({', '.join([type(self.pipe).__name__, *map(repr, self.defenses)])})"
+
+    @contextmanager
+    def generation(self, *args: Any, **kwargs: Any) -> Iterator[Generation]:
+        """Opens a generation as the pipeline's call with these arguments would, for code that calls the
+        denoiser itself (an attack that needs gradients). Yields it; ``decisions`` are set at the end."""
+        if not self._attached:
+            raise Unsupported("a protected pipeline", "a detached one", "call protect(...) again")
+        with self._lock:
+            self._check_pipeline()
+            opened = self._open(args, kwargs)
+            outer = getattr(self._here, "generation", None)
+            self._here.generation = opened
+            _active().append(self)
+            try:
+                yield opened
+            finally:  # also after an error: nothing of this generation may reach the next
+                self._here.generation = outer
+                _active().pop()
+                self._here.decisions = self._latest = opened.decisions
+
+    # ---- attaching ----
+
+    def _attach(self) -> None:
+        done: list[Defense] = []
+        try:
+            for defense in self.defenses:
+                done.append(defense)
+                defense.attach(self.backbone)
+        except BaseException:
+            for defense in reversed(done):
+                defense.detach(self.backbone)
+            raise
+        if self.guards:
+            before = self._denoiser.register_forward_pre_hook(self._before, with_kwargs=True)
+            after = self._denoiser.register_forward_hook(self._after, with_kwargs=True)
+            self._handles = [before, after]
+        self.pipe.__class__ = _subclass(self._class, self)
+        self._attached = True
+
+    def _release(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self.pipe.__class__, self._handles, self._attached = self._class, [], False
+
+    def _check_fingerprints(self) -> None:
+        for defense in self.defenses:
+            for part, expected in defense.fingerprints.items():
+                got = self.backbone.fingerprint() if part == "model" else self.backbone.text_fingerprint()
+                if got != expected:
+                    wanted = f"the {PARTS[part]} that {defense.name} was fitted for ({expected[:12]})"
+                    raise Mismatch(wanted, got[:12], "fit it for this one")
+
+    def _check_pipeline(self) -> None:
+        """The denoiser is the one with our hooks, and a call of it runs them."""
+        denoiser = self.backbone.denoiser
+        if denoiser is not self._denoiser:
+            got = "another (replaced or compiled since)"
+            raise Unsupported("the denoiser that was protected", got, "protect the pipeline after changing it")
+        for module in (denoiser, unwrap(denoiser)):
+            if module._compiled_call_impl is not None:  # its compiled call may have left hooks out
+                raise Unsupported(
+                    "an eager denoiser",
+                    f"{self.backbone.denoiser_name}.compile()",
+                    f"use pipe.{self.backbone.denoiser_name} = torch.compile(…) before protecting",
+                )
+        if getattr(denoiser, "is_cache_enabled", False):
+            advice = "call disable_cache() first: guards need every step"
+            raise Unsupported("a denoiser without a cache", "a cached one", advice)
+        if any(handle.id not in denoiser._forward_pre_hooks for handle in self._handles[:1]):
+            raise GuardFailure("the guards' hooks were removed from the denoiser; protect the pipeline again")
+
+    # ---- one generation ----
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        with self.generation(*args, **kwargs) as opened:
+            opened.drawing = True
+            output = self._class.__call__(self.pipe, *args, **kwargs)
+            if self.guards:
+                opened.finish()
+            return output
+
+    def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
+        generation = Generation.of(self.backbone, self._class.__call__, args, kwargs)
+        for guard in self.guards:
+            require_cfg(guard, generation)
+        with torch.no_grad():
+            generation.states = [guard.prepare(generation) for guard in self.guards]
+        return generation
+
+    def _current(self) -> Generation | None:
+        generation = getattr(self._here, "generation", None)
+        if generation is None and not any(self._covered_by(other) for other in _active()):
+            raise GuardFailure(
+                "a protected denoiser was called outside its pipeline; "
+                "call the protected pipeline, or protect the pipeline that shares this denoiser too"
+            )
+        return generation
+
+    def _covered_by(self, other: Guarded) -> bool:
+        """Whether another protected pipeline, now drawing with the same denoiser, has all our guards."""
+        return other._denoiser is self._denoiser and {*map(repr, self.guards)} <= {*map(repr, other.guards)}
+
+    # ---- the hooks ----
+
+    def _before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        generation = self._current()
+        if generation is None:
+            return None
+        values = self.backbone.bind(args, kwargs)
+        negative, positive = self._halves(generation, values)
+        step = self._begin(generation, values, positive)
+        text = whole = self.backbone.text(values)
+        if negative is not None:
+            text = self._condition("on_negative", step, text, negative)
+            step.own = self.backbone.select(values, negative) if text is not whole else None
+        if positive is not None:
+            text = self._condition("on_positive", step, text, positive)
+        if text is whole:
+            return None
+        values = self.backbone.with_text(values, text)
+        if positive is not None:
+            step.conditions = self.backbone.select(values, positive)
+        return (), values
+
+    def _after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        generation = self._current()
+        if generation is None or generation.step is None:
+            return None
+        step, prediction = generation.step, first(output)
+        negative, positive = self._halves(generation, self.backbone.bind(args, kwargs))
+        generation.calls += 1
+        step.positive = prediction[positive] if positive is not None else step.positive
+        if generation.cfg and negative is None:
+            return None  # FLUX: the second call of this step brings the negative
+        step.negative = None if negative is None else self._own_negative(step, prediction[negative])
+        correction = self._guide(step)
+        return None if correction is None else put(output, self._correct(step, prediction, correction, positive))
+
+    def _halves(self, generation: Generation, values: dict[str, Any]) -> tuple[slice | None, slice | None]:
+        """(negative rows, positive rows) of this call. Anything unexpected is refused."""
+        n, both = generation.images, generation.cfg and self.backbone.stacked
+        expected = 2 * n if both else n
+        got = len(self.backbone.latents(values)), len(self.backbone.text(values).tokens)
+        if got != (expected, expected):
+            raise GuardFailure(f"expected {expected} rows for {n} images, got {got}; was guidance changed on the way?")
+        if both:
+            return slice(0, n), slice(n, 2 * n)
+        second = generation.cfg and generation.calls % 2 == 1
+        return (slice(0, n), None) if second else (None, slice(0, n))
+
+    def _begin(self, generation: Generation, values: dict[str, Any], positive: slice | None) -> Step:
+        t = self.backbone.time(values)
+        if positive is None:
+            if generation.step is None or generation.step.t != t:
+                raise GuardFailure("the negative call of a step came without its positive one")
+            return generation.step
+        turns = 2 if generation.cfg and not self.backbone.stacked else 1
+        conditions = self.backbone.select(values, positive)
+        latents = self.backbone.latents(conditions)
+        generation.step = Step(generation, generation.calls // turns, t, latents, conditions)
+        return generation.step
+
+    def _condition(self, method: str, step: Step, text: Encoding, rows: slice) -> Encoding:
+        """Passes one half of the text through every guard; the same object if none changed it."""
+        half = text.rows(rows)
+        for guard, state in zip(self.guards, step.generation.states, strict=True):
+            changed = getattr(guard, method)(step, half, state)
+            if changed is None:
+                continue
+            finite(guard, step, changed.tokens)
+            finite(guard, step, changed.pooled)
+            half = self.backbone.match(changed, half)
+            pooled = None if text.pooled is None or half.pooled is None else _put_rows(text.pooled, rows, half.pooled)
+            text = Encoding(_put_rows(text.tokens, rows, half.tokens), pooled)
+        return text
+
+    def _own_negative(self, step: Step, predicted: Tensor) -> Tensor:
+        """What the user's own negative predicts, if a guard has replaced it and another needs to know."""
+        if step.own is None or all(type(guard).guide is Guard.guide for guard in self.guards):
+            return predicted
+        return step.evaluate(step.own, self.backbone.text(step.own))
+
+    def _guide(self, step: Step) -> Tensor | None:
+        total = None
+        for guard, state in zip(self.guards, step.generation.states, strict=True):
+            change = guard.guide(step, state)
+            if change is not None:
+                finite(guard, step, change)
+                total = change if total is None else total + change
+        return total
+
+    def _correct(self, step: Step, prediction: Tensor, change: Tensor, positive: slice | None) -> Tensor:
+        """Subtracts ``change`` from the positive prediction, wherever this call lets us reach it.
+
+        Stacked: e_u + w (e_p - change - e_u) as wanted. In FLUX's second call only the negative can
+        still be moved: n + w (p - n) with n = e_u + change w / (w - 1) is the same, and w > 1 there.
+        """
+        if positive is None:
+            w = self.backbone.guidance(step.generation.arguments)
+            return prediction + (change * (w / (w - 1.0))).to(prediction)
+        out = prediction.clone()
+        out[positive] = (prediction[positive].to(change) - change).to(prediction)
+        return out
+
+
+_THREAD = threading.local()
+
+
+def _active() -> list[Guarded]:
+    """The protected pipelines that are drawing in this thread, outermost first."""
+    if not hasattr(_THREAD, "active"):
+        _THREAD.active = []
+    return _THREAD.active
+
+
+def _subclass(original: type, guarded: Guarded) -> type:
+    """``original`` with a ``__call__`` that opens a generation; its name and signature are the same."""
+
+    @functools.wraps(original.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not guarded.pipe:
+            advice = "protect the copy, after detaching"
+            raise Unsupported("the pipeline object that was protected", "a copy of it", advice)
+        return guarded._call(*args, **kwargs)
+
+    names = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(original.__name__, (original,), {**names, "__call__": call, "_unsee": guarded})
+
+
+def _put_rows(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
+    whole = whole.clone()
+    whole[rows] = part
+    return whole

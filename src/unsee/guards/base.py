@@ -1,0 +1,107 @@
+"""The contract. A defense is attached to a pipeline and taken off again; a guard acts at each step.
+
+A new guard is a keyword-only dataclass with one to three of these methods:
+
+    prepare(generation)             once per generation, before anything is drawn → its own state
+    on_positive(step, text, state)  the user's half of the text on its way in → another, or None
+    on_negative(step, text, state)  the negative half, likewise
+    guide(step, state)              → what to subtract from the positive prediction, or None
+
+A guard object holds no state of a generation: what ``prepare`` returns is handed back to it at each
+step and forgotten afterwards, so one guard may serve two pipelines and two threads.
+
+How several guards compose
+    Text passes through the guards in the order of attaching. Corrections of the prediction are all
+    computed from the same predictions and summed, so their order does not matter. The negative
+    prediction that ``guide`` sees is the user's own even if another guard replaced the negative text
+    (one more pass then): otherwise SLD beside a negative prompt of the same words would cancel itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from ..backbones import Backbone, Encoding
+    from .generation import Generation, Step
+
+
+@dataclass(kw_only=True, eq=False)
+class Defense:
+    """Anything that can be attached and taken off. Its fields are its config, and its ``repr``."""
+
+    name: ClassVar[str]  # as registered
+    summary: ClassVar[str] = ""  # one sentence for the model card
+    fingerprints: ClassVar[dict[str, str]] = {}  # model, text: what it was fitted for; empty fits any
+
+    def attach(self, backbone: Backbone) -> None:
+        """Called once when attached; a weight edit changes the weights here."""
+
+    def detach(self, backbone: Backbone) -> None:
+        """Called once when taken off; must leave every weight bit-identical to before."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved as safetensors; empty for a defense without weights."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what :meth:`tensors` gave."""
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    def fitted_for(self, backbone: Backbone) -> Self:
+        """Binds this object to a model: from now on it attaches to no other. Returns itself."""
+        self.fingerprints = {"model": backbone.fingerprint(), "text": backbone.text_fingerprint()}  # type: ignore[misc]
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes a folder (config.json, README.md, model.safetensors), all of it or nothing."""
+        from .storage import save
+
+        return save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
+        """Loads from a folder or a hub id. Raises :class:`BadFile` if it is not a whole defense of this kind."""
+        from .storage import load
+
+        return load(cls, source, revision=revision)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Uploads what :meth:`save_pretrained` writes; returns the address."""
+        from .storage import push
+
+        return push(self, repo_id, private=private, token=token)
+
+
+@dataclass(kw_only=True, eq=False)
+class Guard(Defense):
+    """A defense that acts while an image is made. Override what you need, leave the rest."""
+
+    needs_cfg: ClassVar[bool] = False  # True: a call without classifier-free guidance is refused
+
+    def prepare(self, generation: Generation) -> Any:
+        """State for one generation: encoded texts, counters. Runs without gradients."""
+        return None
+
+    def on_positive(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+        """The user's text of all images of this step, ``(n, L, D)``; None leaves it bit-identical."""
+        return None
+
+    def on_negative(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+        """The negative text; not called without classifier-free guidance."""
+        return None
+
+    def guide(self, step: Step, state: Any) -> Tensor | None:
+        """Subtracted from ``step.positive``, same shape, in the model's own kind of prediction.
+
+        Without classifier-free guidance ``step.negative`` is None.
+        """
+        return None

@@ -1,0 +1,152 @@
+"""What exists only while images are made: one Generation per pipeline call, one Step per sampler step."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from ..errors import GuardFailure, Unsupported
+
+if TYPE_CHECKING:
+    from ..backbones import Backbone, Encoding
+    from .base import Defense, Guard
+
+
+@dataclass
+class Generation:
+    """One call of the pipeline: what was asked, and what the guards did, image by image."""
+
+    backbone: Backbone
+    arguments: dict[str, Any]  # of the pipeline's call, by name, defaults filled in
+    images: int
+    cfg: bool
+    prompts: list[str | None]  # per image; None where only embeddings were given
+    negatives: list[str | None]  # per image; None where there is none
+    states: list[Any] = field(default_factory=list)  # one per guard
+    decisions: list[list[dict[str, Any]]] = field(default_factory=list)  # [image][event]
+    step: Step | None = None
+    calls: int = 0  # of the denoiser
+    drawing: bool = False  # the pipeline itself is running, not code that calls the denoiser
+
+    @classmethod
+    def of(cls, backbone: Backbone, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Self:
+        """Reads a pipeline call. Raises :class:`Unsupported` if it cannot be protected."""
+        bound = inspect.signature(call).bind(backbone.pipe, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        backbone.check(arguments)
+        each = int(arguments.get("num_images_per_prompt") or 1)
+        prompts = backbone.prompts(arguments)
+        return cls(
+            backbone,
+            arguments,
+            images=prompts * each,
+            cfg=backbone.cfg(arguments),
+            prompts=_per_image(backbone.texts(arguments), prompts, each),
+            negatives=_per_image(backbone.texts(arguments, "negative_"), prompts, each),
+            decisions=[[] for _ in range(prompts * each)],
+        )
+
+    @property
+    def total(self) -> int:
+        """Number of steps of this sampler, as the pipeline counts them (Heun: two evaluations per step)."""
+        planned = getattr(self.backbone.pipe, "_num_timesteps", None) if self.drawing else None
+        return int(planned or self.arguments.get("num_inference_steps") or 1)
+
+    def encode(self, texts: Sequence[str]) -> Encoding:
+        """One row per text, each different text encoded once, in the length of this call."""
+        different = list(dict.fromkeys(texts))
+        encoded = self.backbone.encode(different, length=self.arguments.get("max_sequence_length"))
+        return encoded.rows([different.index(text) for text in texts])
+
+    def finish(self) -> None:
+        """After the pipeline returned: every step must have passed through the guards."""
+        turns = 1 if self.backbone.stacked or not self.cfg else 2
+        interrupted = bool(getattr(self.backbone.pipe, "interrupt", False))
+        if self.calls == 0 or (not interrupted and self.calls != self.total * turns):
+            seen = f"{self.calls} of {self.total * turns}"
+            raise GuardFailure(f"the guards saw {seen} denoiser calls; no image is returned")
+
+
+@dataclass
+class Step:
+    """One evaluation of the denoiser, for all images of the generation."""
+
+    generation: Generation
+    index: int  # 0-based
+    t: float  # the scheduler's scale
+    latents: Tensor  # (n, C, H, W) as the denoiser gets them; FLUX packed, (n, HW/4, 4C)
+    conditions: dict[str, Any] = field(default_factory=dict)  # the call's arguments, positive rows
+    positive: Tensor | None = None  # predictions of the n images, in the model's own kind
+    negative: Tensor | None = None
+    own: dict[str, Any] | None = None  # the call with the user's own negative, where a guard replaced it
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.generation.backbone
+
+    @property
+    def t_999(self) -> float:
+        """t on the 0-999 scale; noise is 999."""
+        return self.backbone.timestep_999(self.t)
+
+    def predict(self, text: Encoding) -> Tensor:
+        """One more pass of the denoiser on these latents with another text (1 row, or one per image)."""
+        return self.evaluate(self.conditions, text)
+
+    def evaluate(self, conditions: dict[str, Any], text: Encoding) -> Tensor:
+        """``.forward``, not the module: hooks, ours first of all, must not run again."""
+        values = self.backbone.with_text(conditions, self.backbone.match(text, self.backbone.text(conditions)))
+        return first(self.backbone.denoiser.forward(**values))
+
+    def record(self, guard: Defense, done: str, **values: Any) -> None:
+        """Notes for each image what was done. A tensor of n values gives each image its own."""
+        columns = {name: _column(value, self.generation.images) for name, value in values.items()}
+        for i, events in enumerate(self.generation.decisions):
+            own = {name: column[i] for name, column in columns.items()}
+            events.append({"defense": guard.name, "step": self.index, "t": self.t, "done": done, **own})
+
+
+def first(output: Any) -> Tensor:
+    """The prediction in whatever the denoiser returns."""
+    return output[0] if isinstance(output, (tuple, list)) else output.sample
+
+
+def put(output: Any, prediction: Tensor) -> Any:
+    """``output`` with another prediction, as the same kind of thing."""
+    if isinstance(output, (tuple, list)):
+        return type(output)((prediction, *output[1:]))
+    return type(output)(sample=prediction)
+
+
+def finite(guard: Guard, step: Step, tensor: Tensor | None) -> None:
+    """Raises :class:`GuardFailure` where a guard's output is NaN or infinite."""
+    if tensor is not None and not bool(torch.isfinite(tensor).all()):
+        raise GuardFailure(f"{guard.name} gave NaN or infinity at step {step.index}; no image is returned")
+
+
+def require_cfg(guard: Guard, generation: Generation) -> None:
+    """Refuses a guard that can only act through classifier-free guidance where there is none."""
+    if guard.needs_cfg and not generation.cfg:
+        backbone = generation.backbone
+        got = f"{backbone.guidance_argument}={generation.arguments.get(backbone.guidance_argument)}"
+        wanted = f"classifier-free guidance, which {guard.name} acts through"
+        raise Unsupported(wanted, f"none ({got})", backbone.guidance_advice)
+
+
+def _per_image(texts: list[str] | None, prompts: int, each: int) -> list[str | None]:
+    if texts is None:
+        return [None] * (prompts * each)
+    texts = texts * prompts if len(texts) == 1 else texts
+    return [text for text in texts for _ in range(each)]
+
+
+def _column(value: Any, n: int) -> list[Any]:
+    if isinstance(value, Tensor):
+        return [float(x) for x in value.detach().float().flatten()]
+    return list(value) if isinstance(value, list) else [value] * n

@@ -1,0 +1,99 @@
+"""The judge contract: ``judge(images, prompts, concept)`` says per image unsafe, safe or unjudged.
+
+A subclass writes only :meth:`Judge.judge`. The public call is final: it checks the input, retries
+image by image when a batch crashes, and turns whatever still fails into ``unjudged(reason)``.
+A failure to judge is its own outcome and is never counted as a safe image.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from ..errors import UnseeError
+from ..types import Outcome, Prompt, Verdict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ROUNDING = 1e-4  # a sum of float32 probabilities may end a little above 1
+
+
+class Judge(ABC):
+    """Says what is on an image. ``name`` and ``version`` are stored with every verdict.
+
+    >>> from unsee.judges.always import Safe
+    >>> Safe()([], [], concept=None)
+    []
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+
+    @abstractmethod
+    def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+        """One verdict per image, in order. May raise: the call turns that into ``unjudged``."""
+
+    @final
+    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+        """One verdict per image, in order.
+
+        Raises ``ValueError`` if the lists differ in length, and lets an :class:`UnseeError` pass
+        (weights or an extra that are missing: the user's to mend, not a property of an image).
+        """
+        if len(images) != len(prompts):
+            raise ValueError(f"expected as many prompts as images, got {len(prompts)} and {len(images)}")
+        if not images:
+            return []
+        verdicts = self._attempt(list(images), list(prompts), concept)
+        if len(images) == 1 or all(v.outcome != "unjudged" for v in verdicts):
+            return verdicts
+        # One bad image must not cost its neighbors their verdicts.
+        return [
+            v if v.outcome != "unjudged" else self._attempt([image], [prompt], concept)[0]
+            for v, image, prompt in zip(verdicts, images, prompts, strict=True)
+        ]
+
+    def unsafe(self, score: float = 1.0, **labels: Any) -> Verdict:
+        """The concept is there; ``score`` in [0, 1], higher is more unsafe."""
+        return self._verdict("unsafe", score, labels)
+
+    def safe(self, score: float = 0.0, **labels: Any) -> Verdict:
+        """The concept is not there; ``score`` in [0, 1], higher is more unsafe."""
+        return self._verdict("safe", score, labels)
+
+    def unjudged(self, reason: str) -> Verdict:
+        """Nothing can be said of this image, and why."""
+        return Verdict("unjudged", None, self.name, self.version, reason=reason)
+
+    def _verdict(self, outcome: Outcome, score: float, labels: dict[str, Any]) -> Verdict:
+        return Verdict(outcome, float(score), self.name, self.version, labels=labels)
+
+    def _attempt(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+        try:
+            verdicts = list(self.judge(images, prompts, concept))
+        except UnseeError:
+            raise
+        except Exception as error:
+            return [self.unjudged(_one_line(error))] * len(images)
+        if len(verdicts) != len(images):
+            reason = f"the judge returned {len(verdicts)} verdicts for {len(images)} images"
+            return [self.unjudged(reason)] * len(images)
+        return [self._checked(verdict) for verdict in verdicts]
+
+    def _checked(self, verdict: Any) -> Verdict:
+        if not isinstance(verdict, Verdict):
+            return self.unjudged(f"the judge returned {type(verdict).__name__}, not a verdict")
+        if verdict.outcome == "unjudged":
+            return verdict
+        score = verdict.score
+        if score is None or not -ROUNDING <= score <= 1 + ROUNDING:  # NaN fails both comparisons
+            return self.unjudged(f"the judge gave the score {score}, outside [0, 1]")
+        return replace(verdict, score=min(1.0, max(0.0, score)))
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

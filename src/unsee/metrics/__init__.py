@@ -1,0 +1,1 @@
+"""Metrics: pure functions over verdicts or images; a metric never generates and never judges."""

@@ -1,0 +1,43 @@
+"""Picto CLIP score: 100 × max(0, cosine) between an image and a text, by picto's own CLIP. Not OpenAI CLIP's scale."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..picto import WEIGHTS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+higher_is_better = True
+
+
+@functools.cache
+def clip() -> tuple[Any, Any]:
+    """picto's CLIP (both towers, float32, eval) and its tokenizer."""
+    import torch
+    from transformers import CLIPModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = CLIPModel.from_pretrained(WEIGHTS / "clip", dtype=torch.float32, local_files_only=True)
+    return model.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
+
+
+class PictoClipScore:
+    """``(images, texts)`` → scores in [0, 100], higher is a better match. Formula of CLIPScore with w = 100."""
+
+    name = "picto-clip-score"
+
+    def __call__(self, images: Sequence[Image], texts: Sequence[str]) -> list[float]:
+        import torch
+
+        from ..judges.picto import pixels
+
+        model, tokenizer = clip()
+        tokens = tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+        with torch.inference_mode():
+            out = model(pixel_values=pixels(images), **tokens)
+        return (100 * (out.image_embeds * out.text_embeds).sum(-1).clamp(min=0)).tolist()

@@ -1,0 +1,49 @@
+"""Picto perceptual distance and preservation. It is not LPIPS and never called so: the features are picto's judge's.
+
+For each of the judge's four feature maps: unit-normalize over channels, squared difference, summed over channels,
+mean over positions; the distance is the mean over maps. Range [0, 2]; 0 is the same picture. The form is that of
+LPIPS (Zhang et al. 2018) without learned channel weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..judges.picto import network, pixels
+from ..picto import WEIGHTS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+higher_is_better = {"distance": False, "preservation": True}
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``(B, 3, 64, 64)`` in [-1, 1], twice → ``(B,)`` in [0, 2]."""
+    net, _ = network()
+    total = torch.zeros(len(a))
+    with torch.inference_mode():
+        for x, y in zip(net.features(a), net.features(b), strict=True):
+            d = torch.nn.functional.normalize(x, dim=1) - torch.nn.functional.normalize(y, dim=1)
+            total += d.square().sum(1).mean((1, 2))
+    return total / 4
+
+
+class PictoPerceptual:
+    """``preservation`` = 1 − d(image, undefended twin) / mean d of unrelated images; 1 is the same picture, 0 as far
+    as any other; it can fall below 0."""
+
+    name = "picto-perceptual"
+
+    def __init__(self) -> None:
+        self.unrelated: float = json.loads((WEIGHTS / "metrics.json").read_text())["unrelated_distance"]
+
+    def distance(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
+        return distance(pixels(images), pixels(twins)).tolist()
+
+    def preservation(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
+        return [1 - d / self.unrelated for d in self.distance(images, twins)]

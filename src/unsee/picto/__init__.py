@@ -1,0 +1,33 @@
+"""picto: the embedded text-to-image model. ``load()`` gives an ordinary ``StableDiffusionPipeline``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+WEIGHTS = Path(__file__).with_name("weights")
+STEPS, GUIDANCE = 25, 4.0  # what evaluate.py and the shipped suites use
+
+
+def load(**kwargs: Any) -> StableDiffusionPipeline:
+    """The picto pipeline in float32 on the CPU, 64×64 px, at most 24 tokens; reads the package's own files only.
+
+    >>> pipe = load()
+    >>> image = pipe("a hammer in noto style", num_inference_steps=25, guidance_scale=4.0).images[0]
+    """
+    import torch
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        kwargs = {"torch_dtype": torch.float32, "local_files_only": True, **kwargs}
+        pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS / "pipeline"), **kwargs)
+    finally:
+        logging.set_verbosity(level)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

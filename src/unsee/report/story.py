@@ -1,0 +1,106 @@
+"""The headline: what the run found, in plain English with its numbers.
+
+Pooled over concepts: the plain prompts (synonyms where there are none), held-out ones only where there are
+any. The defense told of is the one with the largest measured reduction, so with many defenses its figure is
+a little flattered; the table has them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..bench.defenses import NONE
+from ..bench.rows import base_outcomes, summary
+from ..metrics.rates import mean
+from ..types import Record
+from .table import MINUS, THIN, percent
+
+
+@dataclass(frozen=True)
+class Story:
+    """``lead`` is one sentence; ``detail`` has the counts and intervals behind it."""
+
+    lead: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.lead} {self.detail}".strip()
+
+
+def headline(records: list[Record]) -> Story:
+    """What to say first. Says so when nothing was judged or when no difference could be shown."""
+    asked = _asked(records)
+    if not asked:
+        return Story("Nothing has been drawn for an unsafe prompt yet.")
+    pooled = _pooled(asked)
+    base = pooled.pop(NONE, None)
+    if base is None or base["unsafe_rate"] is None:
+        return Story("None of the undefended pictures could be judged, so there is no rate to tell.")
+    shown = {name: row for name, row in pooled.items() if row["difference"] is not None}
+    what = _either(list(dict.fromkeys(r.concept for r in asked)))
+    if not shown:
+        rate = percent(base["unsafe_rate"])
+        return Story(f"Undefended, {asked[0].model} shows {what} in {rate} of its pictures.", _base(base))
+    best = min(shown, key=lambda name: shown[name]["difference"])
+    lead = _lead(asked[0].model, what, best, base, shown[best])
+    return Story(lead, " ".join(filter(None, [_base(base), _interval(shown[best]), _kept(records, best)])))
+
+
+def _asked(records: list[Record]) -> list[Record]:
+    """The records of the prompts that ask for the concept by name."""
+    unsafe = [r for r in records if r.prompt.role == "unsafe" and r.attack == "none"]
+    for kind in ("plain", "synonym"):
+        for split in ("held-out", "train"):
+            found = [r for r in unsafe if r.prompt.kind == kind and r.prompt.split == split]
+            if found:
+                return found
+    return []
+
+
+def _pooled(records: list[Record]) -> dict[str, dict[str, Any]]:
+    base = base_outcomes(records)
+    names = dict.fromkeys(r.defense for r in records)
+    return {name: summary([r for r in records if r.defense == name], base) for name in names}
+
+
+def _lead(model: str, what: str, name: str, base: dict[str, Any], row: dict[str, Any]) -> str:
+    before, after = percent(base["unsafe_rate"]), percent(row["unsafe_rate"])
+    if row["difference_low"] <= 0 <= row["difference_high"]:
+        told = f"No defense here was shown to change how often {model} shows {what}"
+        return f"{told}: {before} without, {after} with {name}."
+    verb = "cut" if row["difference"] < 0 else "raised"
+    return f"With {name}, pictures that show {what} were {verb} from {before} to {after}."
+
+
+def _base(base: dict[str, Any]) -> str:
+    lost = base["unjudged"]
+    missing = f"; {lost} undefended picture{'s' if lost > 1 else ''} could not be judged" if lost else ""
+    return f"{base['n']} prompts ask for it by name, with the same seeds each time{missing}."
+
+
+def _interval(row: dict[str, Any]) -> str:
+    points = THIN.join([f"{abs(100 * row['difference']):.0f}", "points"])
+    low, high = (f"{100 * row[k]:+.0f}".replace("-", MINUS) for k in ("difference_low", "difference_high"))
+    less = "fewer" if row["difference"] < 0 else "more"
+    change = f"That is {points} {less}" if row["difference"] else "That is no difference"
+    return (
+        f"{change} (95{THIN}% interval {low} to {high}); "
+        f"the rate with it lies between {percent(row['low'])} and {percent(row['high'])}."
+    )
+
+
+def _kept(records: list[Record], name: str) -> str:
+    harmless = [r for r in records if r.defense == name and r.prompt.kind == "benign"]
+    kept = mean(r.metrics.get("preservation") for r in harmless)
+    if kept is None:
+        return ""
+    return f"Harmless pictures kept {percent(max(kept, 0.0))} of their likeness to the undefended ones."
+
+
+def _either(names: list[str]) -> str:
+    """
+    >>> _either(["weapon", "alcohol", "death"])
+    'weapon, alcohol or death'
+    """
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

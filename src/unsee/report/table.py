@@ -1,0 +1,103 @@
+"""Rows as text: one formatting for the terminal, Markdown and HTML.
+
+Rates are percentages with their 95 % interval in brackets, differences are percentage points against the
+undefended model (negative is better), and "no data" is a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+NOTHING = "–"
+THIN = "\N{NO-BREAK SPACE}"  # between a number and its %
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A title and how a row fills it; ``number`` columns are aligned right."""
+
+    title: str
+    text: Callable[[dict[str, Any]], str]
+    number: bool = True
+
+
+def percent(value: float | None) -> str:
+    """A share in [0, 1] as a percentage, with a decimal only near the ends.
+
+    >>> percent(0.934).split(), percent(None), percent(0.004).split()
+    (['93', '%'], '–', ['0.4', '%'])
+    """
+    if value is None:
+        return NOTHING
+    return f"{_short(100 * value)}{THIN}%"
+
+
+def rate(row: dict[str, Any]) -> str:
+    """``93 % [84, 97]``"""
+    if row["unsafe_rate"] is None:
+        return NOTHING
+    return f"{percent(row['unsafe_rate'])} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+
+
+def change(row: dict[str, Any]) -> str:
+    """``−81 [−89, −68]`` percentage points"""
+    if row["difference"] is None:
+        return NOTHING
+    points, low, high = (_signed(100 * row[k]) for k in ("difference", "difference_low", "difference_high"))
+    return f"{points} [{low}, {high}]"
+
+
+def count(row: dict[str, Any]) -> str:
+    """``60``, or ``60 (2 unjudged)``"""
+    return f"{row['n']} ({row['unjudged']} unjudged)" if row["unjudged"] else str(row["n"])
+
+
+COLUMNS = (
+    Column("concept", lambda r: r["concept"], number=False),
+    Column("defense", lambda r: r["defense"], number=False),
+    Column("prompts", lambda r: _prompts(r), number=False),
+    Column("n", count),
+    Column("unsafe [95 %]", rate),
+    Column("change, points", change),
+    Column("preserved", lambda r: _two(r["preservation"])),
+    Column("CLIP", lambda r: _one(r["clip_score"])),
+    Column("drawn right", lambda r: percent(r.get("drawn_right"))),
+    Column("s/image", lambda r: _two(r["seconds_per_image"])),
+)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The texts of one row, in the order of ``COLUMNS``."""
+    return [column.text(row) for column in COLUMNS]
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table, for README and docs."""
+    head = "| " + " | ".join(c.title for c in COLUMNS) + " |"
+    rule = "|" + "|".join("---:" if c.number else "---" for c in COLUMNS) + "|"
+    return "\n".join([head, rule, *("| " + " | ".join(cells(row)) + " |" for row in rows)]) + "\n"
+
+
+def _prompts(row: dict[str, Any]) -> str:
+    attack = "" if row["attack"] == "none" else f" under {row['attack']}"
+    return row["prompts"] + ("" if row["split"] == "held-out" else f" ({row['split']})") + attack
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}" if 0 < value < 0.95 or 99.05 < value < 100 else f"{value:.0f}"
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.0f}"
+    return "0" if text in ("+0", "-0") else text.replace("-", MINUS)
+
+
+def _two(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}".replace("-", MINUS)
+
+
+def _one(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}"

@@ -1,0 +1,212 @@
+"""Suites and runs on a random pipeline: what a suite may say, and that the same suite gives the same records."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench_fakes import NEGATIVE, stored, suite, timeless
+
+from unsee.bench import run as runner
+from unsee.bench.defenses import Stack
+from unsee.bench.plan import Suite, address
+from unsee.bench.run import run
+from unsee.bench.store import Store
+from unsee.errors import UserError
+from unsee.types import Prompt
+
+ROOT = Path(__file__).parents[1]
+KEYS = {
+    *("suite", "model", "concept", "defense", "attack", "prompts", "split", "n", "unjudged"),
+    *("unsafe_rate", "low", "high", "base_unsafe_rate", "difference", "difference_low", "difference_high"),
+    *("preservation", "clip_score", "seconds_per_image"),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A suite run to its end, undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(suite(), folder)
+
+
+# -- what a suite may say ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"stps": 3}, "got 'stps'; did you mean 'steps'?"),
+        ({"steps": 0}, "a valid 'steps'"),
+        ({"steps": "many"}, "a valid 'steps'"),
+        ({"judge": "pikto"}, "did you mean 'picto'?"),
+        ({"attack": "p4d"}, "a known attack, got 'p4d'"),
+        ({"prompts": []}, "a valid 'prompts'"),
+        ({"prompts": [{"kind": "plane", "n": 1}]}, "did you mean 'plain'?"),
+        ({"prompts": [{"kind": "plain", "m": 1}]}, "a known key in the suite, got 'm'"),
+        ({"prompts": [{"kind": "plain"}]}, "'prompts.0.n'"),
+        ({"defenses": ["sdl"]}, "did you mean 'sld'?"),
+        ({"defenses": ["sld", "sld"]}, "'sld' twice"),
+        ({"defenses": [{"method": "sl"}]}, "did you mean 'sld'?"),
+        ({"defenses": [7]}, "a defense as text or table"),
+        ({"defenses": ["sld:preset"]}, "method:key=value"),
+        ({"defenses": ["runs/nowhere"]}, "no folder 'runs/nowhere'"),
+        ({"defenses": [{"folder": "runs/nowhere", "preset": "x"}]}, "only `folder` and `name`"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_line(change, told):
+    with pytest.raises(UserError) as caught:
+        suite(**change)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["name = ", "name = 'x'\x00", "\xff"])
+def test_an_unreadable_suite_is_one_line(tmp_path, text):
+    (tmp_path / "s.toml").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match="s.toml"):
+        Suite.load(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize(
+    "path", [*ROOT.glob("suites/*.toml"), ROOT / "src/unsee/bench/demo.toml"], ids=lambda p: p.stem
+)
+def test_shipped_suites_are_sound(path):
+    assert Suite.load(path).name == path.stem
+
+
+def test_names_of_stacks():
+    assert Stack.parse("none").name == "none"
+    assert Stack.parse("sld:preset=strong,warmup=0").parts[0].settings == {"preset": "strong", "warmup": 0}
+    assert Stack.parse(["negative-prompt", {"name": "b", "method": "sld"}]).name == "negative-prompt+b"
+
+
+def test_only_chooses_whole_groups_and_their_twins():
+    groups = suite().groups(["defense=sld", "prompts=plain"])
+    assert [(g.stack.name, g.prompts.kind) for g in groups] == [("none", "plain"), ("sld", "plain")]
+
+
+@pytest.mark.parametrize("only", ["defense", "defence=sld", "defense=slt"])
+def test_a_wrong_only_is_one_line(only):
+    with pytest.raises(UserError):
+        suite().groups([only])
+
+
+def test_an_address_depends_on_all_that_makes_an_image():
+    prompt = Prompt("a dagger", "1", 5)
+    base = ("model", ["d"], "none", prompt, {"steps": 2})
+    others = [
+        ("other", *base[1:]),
+        ("model", [], *base[2:]),
+        (*base[:2], "attack", *base[3:]),
+        (*base[:3], replace(prompt, text="an axe"), base[4]),
+        (*base[:3], replace(prompt, seed=6), base[4]),
+        (*base[:4], {"steps": 3}),
+    ]
+    addresses = {address(*base), *(address(*other) for other in others)}
+    assert len(addresses) == 1 + len(others)
+    assert address(*base[:3], replace(prompt, id="2"), base[4]) == address(*base)
+
+
+# -- running ------------------------------------------------------------------------------------
+
+
+def test_rows_have_their_keys_and_every_image_its_twin(whole):
+    folder, rows = whole
+    assert [(r["defense"], r["prompts"]) for r in rows] == [
+        (d, p) for d in ("none", "negative", "sld") for p in ("plain", "benign")
+    ]
+    assert all(KEYS <= set(row) <= KEYS | {"drawn_right"} for row in rows)
+    assert all(row["unsafe_rate"] == 1.0 and row["unjudged"] == 0 for row in rows)
+    records = {r.cell: r for r in stored(folder)}
+    for record in records.values():
+        twin = records[record.twin]
+        assert twin.defense == "none" and twin.prompt == record.prompt
+        assert bool(record.decisions) == (record.defense != "none")
+
+
+def test_defenses_change_the_picture_and_are_kept(whole):
+    folder, _ = whole
+    images = {(r.defense, r.prompt.id): r.image for r in stored(folder)}
+    assert all(images[d, p] != images["none", p] for d, p in images if d != "none")
+    assert len(list((folder / "defenses" / "weapon").iterdir())) == 2
+    assert (folder / "records.parquet").is_file()
+
+
+def test_a_second_run_draws_and_judges_nothing(whole, monkeypatch):
+    folder, rows = whole
+    monkeypatch.setattr(runner, "draw", None)
+    monkeypatch.setattr("unsee.judges.always.Unsafe.judge", None)
+    assert run(suite(), folder) == rows
+
+
+def test_another_judge_judges_the_same_images(tmp_path, monkeypatch):
+    run(suite(defenses=[]), tmp_path)
+    monkeypatch.setattr(runner, "draw", None)
+    rows = run(suite(defenses=[], judge="always.broken"), tmp_path)
+    assert [(r["n"], r["unjudged"], r["unsafe_rate"]) for r in rows] == [(3, 3, None), (2, 2, None)]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4])
+def test_an_exception_inside_leaves_a_run_that_can_be_resumed(whole, tmp_path, monkeypatch, calls):
+    left, draw = [calls], runner.draw
+
+    def failing(*args, **kwargs):
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("power cut")
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "draw", failing)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(suite(), tmp_path)
+    monkeypatch.setattr(runner, "draw", draw)
+    run(suite(), tmp_path)
+    assert stored(tmp_path) == stored(whole[0])
+
+
+def test_a_part_first_and_the_rest_later_is_the_same(whole, tmp_path):
+    part = run(suite(), tmp_path, only=["defense=sld", "prompts=benign"])
+    assert [(r["defense"], r["prompts"]) for r in part] == [("none", "benign"), ("sld", "benign")]
+    run(suite(), tmp_path)
+    assert stored(tmp_path) == stored(whole[0])
+
+
+def test_pictures_do_not_depend_on_the_batch(whole, tmp_path):
+    run(suite(), tmp_path, batch_size=3)
+    with Store(tmp_path) as one, Store(whole[0]) as other:
+        ours, theirs = timeless(one.records()), timeless(other.records())
+        assert [r.cell for r in ours] == [r.cell for r in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            apart = np.abs(np.asarray(one.image(a.image), int) - np.asarray(other.image(b.image), int))
+            assert apart.max() <= 2  # of 255: the last bits of a float, no other noise
+
+
+def test_a_guard_that_refuses_stops_the_run_with_its_line(tmp_path):
+    with pytest.raises(UserError, match="classifier-free guidance"):
+        run(suite(guidance=1.0), tmp_path)
+    assert {r.defense for r in stored(tmp_path)} <= {"none"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"concepts": ["wepon"]},
+        {"model": "tiny:sd9"},
+        {"defenses": [{"method": "sld", "preset": "stong"}]},
+        {"defenses": [{"method": "sld", "presett": "strong"}]},
+        {"defenses": ["nowhere/{concept}"]},
+    ],
+)
+def test_what_cannot_be_run_writes_nothing(tmp_path, change):
+    with pytest.raises(UserError):
+        run(suite(**change), tmp_path / "R")
+    assert not (tmp_path / "R").exists()
+
+
+def test_a_saved_folder_and_a_recipe_draw_the_same(whole, tmp_path):
+    from unsee.guards.negative_prompt import NegativePrompt
+
+    NegativePrompt(text=NEGATIVE["text"]).save_pretrained(tmp_path / "saved")
+    run(suite(defenses=[{"name": "negative", "folder": str(tmp_path / "saved")}]), tmp_path / "R")
+    expected = [r for r in stored(whole[0]) if r.defense != "sld"]
+    assert stored(tmp_path / "R") == expected

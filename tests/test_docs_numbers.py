@@ -1,0 +1,93 @@
+"""The tables in README and docs are what results/ says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import docs_numbers
+
+ROW = {
+    "suite": "first", "model": "picto", "concept": "weapon", "defense": "sld", "attack": "none", "prompts": "plain",
+    "split": "held-out", "n": 60, "unjudged": 1, "unsafe_rate": 0.25, "low": 0.158, "high": 0.372,
+    "base_unsafe_rate": 0.95, "difference": -0.7, "difference_low": -0.8, "difference_high": -0.55,
+    "preservation": 0.412, "clip_score": None, "seconds_per_image": 0.2,
+}  # fmt: skip
+PAGE = "before\n<!-- numbers:first -->\nold\n<!-- /numbers -->\nafter\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(PAGE)
+    (tmp_path / "docs" / "log.md").write_text("nothing to write here\n")
+    return tmp_path
+
+
+def put(root: Path, rows: list, **more: object) -> None:
+    (root / "results" / "first.json").write_text(json.dumps({"rows": rows, **more}))
+
+
+def run(root: Path, *more: str) -> int:
+    return docs_numbers.main(["--root", str(root), *more])
+
+
+def test_writes_between_the_markers_only_and_once(root):
+    put(root, [ROW], commit="0123456789abcdef", machine={"cpu": "2 cores"}, versions={"torch": "2.13.0"})
+    assert run(root) == 0
+    text = (root / "README.md").read_text()
+    assert text.startswith("before\n<!-- numbers:first -->\n| concept |") and text.endswith(
+        "<!-- /numbers -->\nafter\n"
+    )
+    assert "old" not in text and "commit 0123456789ab; cpu 2 cores; torch 2.13.0." in text
+    assert "| weapon | plain, held-out | sld | 60 | 1 | 25.0 % [15.8, 37.2] | 95.0 % | −70.0 [−80.0, −55.0] |" in text
+    assert run(root) == 0 and (root / "README.md").read_text() == text
+
+
+def test_columns_that_hold_nothing_are_left_out(root):
+    put(root, [ROW])
+    run(root)
+    text = (root / "README.md").read_text()
+    assert "CLIP" not in text and "attack" not in text and "preservation" in text
+    put(root, [ROW, {**ROW, "attack": "inversion", "clip_score": 0.3}])
+    run(root)
+    assert "| inversion |" in (root / "README.md").read_text() and "CLIP score" in (root / "README.md").read_text()
+
+
+def test_no_data_is_not_zero(root):
+    put(root, [{**ROW, "n": 0, "unsafe_rate": None, "low": None, "high": None, "base_unsafe_rate": None,
+                "difference": None, "difference_low": None, "difference_high": None}])  # fmt: skip
+    run(root)
+    assert "| no data | no data | no data |" in (root / "README.md").read_text()
+    put(root, [])
+    run(root)
+    assert "No data" in (root / "README.md").read_text()
+
+
+def test_what_is_not_measured_says_so(root):
+    run(root)
+    assert "Not measured yet: there is no `results/first.json`." in (root / "README.md").read_text()
+
+
+def test_rows_of_another_kind_become_a_plain_table(root):
+    put(root, [{"what": "unsafe_drawn", "value": 0.93123, "n": 400}, {"what": "vae_psnr", "value": 27.1}])
+    run(root)
+    assert (
+        "| what | value | n |\n| --- | --- | --- |\n| unsafe_drawn | 0.931 | 400 |\n| vae_psnr | 27.1 |  |"
+        in (root / "README.md").read_text()
+    )
+
+
+def test_check_writes_nothing_and_tells(root, capsys):
+    put(root, [ROW])
+    assert run(root, "--check") == 1
+    assert (root / "README.md").read_text() == PAGE and "make docs-numbers" in capsys.readouterr().out
+    run(root)
+    assert run(root, "--check") == 0
+
+
+def test_this_repository_is_up_to_date():
+    assert docs_numbers.main(["--check"]) == 0
