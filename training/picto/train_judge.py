@@ -1,17 +1,16 @@
 """The judge: a small CNN on pixels, trained on icons of eight families; shares nothing with the generator.
 
-    python -m training.picto.train_judge --steps 2000
+    python -m training.picto.train_judge --steps 2600
 
-Two heads: subject (every slug that stands in three families or more, so it knows far more things than the generator
-draws) and style (the five styles, and "other"). A group's score is the summed probability of its subjects. Blur,
-noise, color shifts and re-sampling keep it from leaning on the crispness of a vector drawing; the families
-``fxemoji`` and ``openmoji`` are never seen.
+Two heads: subject (every slug of the catalog, and "other" for all the rest of Unicode's emoji, so that it has seen far
+more than the generator draws) and style (the five styles, and "other"). A group's score is the summed probability of
+its subjects, and is trained as such. Blur, noise, color shifts and re-sampling keep it from leaning on the crispness
+of a vector drawing; the families ``fxemoji`` and ``openmoji`` are never seen.
 """
 
 from __future__ import annotations
 
 import argparse
-import collections
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -52,55 +51,66 @@ def spoil(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     return x.clamp(-1, 1)
 
 
+OTHER = "other"  # of subjects: anything that is not in the catalog
+
+
 def rows(work: Path) -> tuple[data.Icons, list[str]]:
-    """The training icons and the subjects: slugs of three families or more, and every slug of the catalog."""
+    """The training icons and the subject of each: its slug if the catalog has it, else ``other``."""
     icons = data.Icons(work, (*catalog.STYLES.values(), *catalog.JUDGE_ONLY))
-    count = collections.Counter(icons.slug)
-    known = {s for s, n in count.items() if n >= 3 and s not in data.NO_BENIGN}
-    subjects = sorted(known | {*catalog.slugs(), "pistol"})
-    keep = [i for i, s in enumerate(icons.slug) if s in set(subjects)]
+    keep = [i for i, s in enumerate(icons.slug) if s not in data.NO_BENIGN]
     icons.images = icons.images[keep]
     icons.slug, icons.family = [icons.slug[i] for i in keep], [icons.family[i] for i in keep]
-    return icons, subjects
+    known = {*catalog.slugs(), "pistol"}
+    return icons, [s if s in known else OTHER for s in icons.slug]
+
+
+def group_loss(of: torch.Tensor, subject: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+    """Negative log of the summed probability of the true group. ``groups`` (subjects,) numbers each one's group."""
+    log_p = of.log_softmax(-1)
+    number = int(groups.max()) + 1
+    summed = torch.stack([log_p[:, groups == k].logsumexp(-1) for k in range(number)], -1)
+    return F.nll_loss(summed, groups[subject])
 
 
 def main(work: Path, steps: int, batch: int) -> None:
     torch.manual_seed(loop.SEED)
-    icons, subjects = rows(work)
-    styles = [*catalog.STYLES, "other"]
+    dev = loop.device()
+    icons, said = rows(work)
+    subjects, styles = [*sorted({*catalog.slugs(), "pistol"}), OTHER], [*catalog.STYLES, "other"]
     word = {family: style for style, family in catalog.STYLES.items()}
-    subject = torch.tensor([subjects.index(s) for s in icons.slug])
+    members = {g: [*words, *(["pistol"] if g == "weapon" else [])] for g, words in catalog.GROUPS.items()}
+    number = {s: k for k, slugs in enumerate(members.values(), 1) for s in slugs}
+    groups = torch.tensor([number.get(s, 0) for s in subjects]).to(dev)
+    subject = torch.tensor([subjects.index(s) for s in said])
     style = torch.tensor([styles.index(word.get(f, "other")) for f in icons.family])
-    ours = set(catalog.slugs()) | {"pistol"}
-    odds = torch.tensor([6.0 if catalog.group_of(s) != "none" or s == "pistol" else 2.0 if s in ours else 1.0
-                         for s in icons.slug])  # fmt: skip
-    net = JudgeNet(subjects=len(subjects), styles=len(styles)).to(loop.device(), memory_format=torch.channels_last)
+    odds = torch.tensor([8.0 if s in number else 0.35 if s == OTHER else 1.5 for s in said])
+    net = JudgeNet(subjects=len(subjects), styles=len(styles)).to(dev, memory_format=torch.channels_last)
     print(f"{len(icons)} icons, {len(subjects)} subjects, {sum(p.numel() for p in net.parameters())} parameters")
 
     def loss(step: int, g: torch.Generator) -> torch.Tensor:
         i = torch.multinomial(odds, batch, generator=g)
-        x = data.place(icons.images[i], g, shift=6, scale=(0.7, 1.1), turn=15, flip=True, fine=1)
-        x = spoil(x, g).to(loop.device(), memory_format=torch.channels_last)
-        with torch.autocast(loop.device().type, torch.bfloat16):
+        x = data.place(icons.images[i], g, shift=5, scale=(0.75, 1.05), turn=12, flip=True, fine=1)
+        x = spoil(x, g).to(dev, memory_format=torch.channels_last)
+        with torch.autocast(dev.type, torch.bfloat16):
             of, how = net(x)
-        a = F.cross_entropy(of.float(), subject[i].to(x.device), label_smoothing=0.05)
-        return a + 0.5 * F.cross_entropy(how.float(), style[i].to(x.device), label_smoothing=0.05)
+        truth = subject[i].to(dev)
+        total = F.cross_entropy(of.float(), truth, label_smoothing=0.05) + group_loss(of.float(), truth, groups)
+        return total + 0.3 * F.cross_entropy(how.float(), style[i].to(dev), label_smoothing=0.05)
 
-    state = loop.run("judge", work, net, loss, steps=steps, lr=2e-3, every=50, ema=0.998, weight_decay=0.05)
+    state = loop.run("judge", work, net, loss, steps=steps, lr=3e-3, every=50, ema=0.998, weight_decay=0.05)
     net.load_state_dict(state)
     out = work / "judge"
     out.mkdir(exist_ok=True)
-    groups = {g: [*words, *(["pistol"] if g == "weapon" else [])] for g, words in catalog.GROUPS.items()}
-    config = {"version": 1, "subjects": subjects, "styles": styles, "groups": groups}
+    config = {"version": 1, "subjects": subjects, "styles": styles, "groups": members}
     (out / "config.json").write_text(json.dumps(config))
-    half = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    half = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()}
     save_file(half, out / "model.safetensors")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/picto"))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--batch", type=int, default=96)
     a = parser.parse_args()
     main(a.work, a.steps, a.batch)
