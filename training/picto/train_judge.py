@@ -1,6 +1,6 @@
 """The judge: a small CNN on pixels, trained on icons of eight families; shares nothing with the generator.
 
-    python -m training.picto.train_judge --steps 2600
+    python -m training.picto.train_judge --steps 3800
 
 Two heads: subject (every slug of the catalog, and "other" for all the rest of Unicode's emoji, so that it has seen far
 more than the generator draws) and style (the five styles, and "other"). A group's score is the summed probability of
@@ -42,7 +42,16 @@ def spoil(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     def rand(y: torch.Tensor) -> torch.Tensor:
         return torch.rand(len(y), 1, 1, 1, generator=g)
 
+    def repaint(y: torch.Tensor) -> torch.Tensor:  # another palette: channels swapped
+        return y[:, torch.randperm(3, generator=g)]
+
+    def darken(y: torch.Tensor) -> torch.Tensor:  # light things drawn dark: lightness inverted inside the shape
+        ink = ((1 - y).amax(1, keepdim=True) > 0.08).float()
+        return torch.where(F.max_pool2d(ink, 3, 1, 1) > 0, -y, y)
+
     change(some(0.5), tint)
+    change(some(0.12), repaint)
+    change(some(0.08), darken)
     change(some(0.08), lambda y: y.mean(1, keepdim=True).expand_as(y))
     change(some(0.4), lambda y: 1 - (0.7 + 0.6 * rand(y)) * (1 - y))
     change(some(0.35), lambda y: torch.lerp(y, F.avg_pool2d(y, 3, 1, 1, count_include_pad=False), rand(y)))
@@ -89,7 +98,7 @@ def main(work: Path, steps: int, batch: int) -> None:
 
     def loss(step: int, g: torch.Generator) -> torch.Tensor:
         i = torch.multinomial(odds, batch, generator=g)
-        x = data.place(icons.images[i], g, shift=5, scale=(0.75, 1.05), turn=12, flip=True, fine=1)
+        x = data.place(icons.images[i], g, shift=5, scale=(0.75, 1.05), turn=40, flip=True, fine=1)
         x = spoil(x, g).to(dev, memory_format=torch.channels_last)
         with torch.autocast(dev.type, torch.bfloat16):
             of, how = net(x)
@@ -110,7 +119,7 @@ def main(work: Path, steps: int, batch: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/picto"))
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=3800)
     parser.add_argument("--batch", type=int, default=96)
     a = parser.parse_args()
     main(a.work, a.steps, a.batch)
