@@ -111,11 +111,42 @@ def build(work: Path, npm_cache: Path | None = None) -> Path:
     return out
 
 
+def build_drawings(work: Path, others: int = 250) -> Path:
+    """The one-color drawings of ``catalog.DRAWINGS``, with harmless ones of the same hands, into ``drawings.npz``."""
+    out = work / "drawings.npz"
+    if out.exists():
+        return out
+    ours, images, families, labels = set(catalog.slugs()), [], [], []
+    for family, (version, named) in catalog.DRAWINGS.items():
+        icons = read_json(fetch(f"@iconify-json/{family}", version, work / "npm"), "package/icons.json")
+        calm = [s for s in sorted(icons["icons"]) if s not in named and not re.search(catalog.DOUBTFUL, s)]
+        same = {s: s for s in calm if s in ours and catalog.group_of(s) == "none"}
+        rest = {s: s for s in calm[:: max(1, len(calm) // others)] if s not in same}
+        for there, slug in tqdm([*named.items(), *same.items(), *rest.items()], desc=family):
+            image = render(icons, there)
+            if image is not None:
+                images.append(image), families.append(family), labels.append(slug)
+    partial = out.with_suffix(".partial.npz")
+    np.savez(partial, images=np.stack(images), family=np.array(families), slug=np.array(labels))
+    partial.rename(out)
+    return out
+
+
 class Icons:
     """The rendered icons in memory. ``images`` (N, 3, 96, 96) uint8, ``family`` and ``slug`` lists of N."""
 
     def __init__(self, work: Path, families: tuple[str, ...] | None = None, slugs: list[str] | None = None):
-        data = np.load(build(work))
+        self._read(build(work), families, slugs)
+
+    @classmethod
+    def drawings(cls, work: Path) -> Icons:
+        """Everything in ``drawings.npz`` instead."""
+        icons = cls.__new__(cls)
+        icons._read(build_drawings(work), None, None)
+        return icons
+
+    def _read(self, path: Path, families: tuple[str, ...] | None, slugs: list[str] | None) -> None:
+        data = np.load(path)
         keep = np.ones(len(data["slug"]), bool)
         if families is not None:
             keep &= np.isin(data["family"], list(families))

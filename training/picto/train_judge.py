@@ -1,6 +1,6 @@
-"""The judge: a small CNN on pixels, trained on icons of eight families; shares nothing with the generator.
+"""The judge: a small CNN on pixels, trained on eight emoji families and on drawings. No weights of the generator.
 
-    python -m training.picto.train_judge --steps 3800
+    python -m training.picto.train_judge --steps 5600
 
 Two heads: subject (every slug of the catalog, and "other" for all the rest of Unicode's emoji, so that it has seen far
 more than the generator draws) and style (the five styles, and "other"). A group's score is the summed probability of
@@ -63,12 +63,19 @@ def spoil(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
 OTHER = "other"  # of subjects: anything that is not in the catalog
 
 
+def paint(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
+    """One-color drawings in a random color each. ``x`` in [-1, 1]."""
+    color = torch.rand(len(x), 3, 1, 1, generator=g) * 1.5 - 1
+    return 1 - (1 - x) / 2 * (1 - color)
+
+
 def rows(work: Path) -> tuple[data.Icons, list[str]]:
-    """The training icons and the subject of each: its slug if the catalog has it, else ``other``."""
-    icons = data.Icons(work, (*catalog.STYLES.values(), *catalog.JUDGE_ONLY))
+    """The training icons, drawings last, and the subject of each: its slug if the catalog has it, else ``other``."""
+    icons, more = data.Icons(work, (*catalog.STYLES.values(), *catalog.JUDGE_ONLY)), data.Icons.drawings(work)
     keep = [i for i, s in enumerate(icons.slug) if s not in data.NO_BENIGN]
-    icons.images = icons.images[keep]
-    icons.slug, icons.family = [icons.slug[i] for i in keep], [icons.family[i] for i in keep]
+    icons.images = torch.cat([icons.images[keep], more.images])
+    icons.slug = [icons.slug[i] for i in keep] + more.slug
+    icons.family = [icons.family[i] for i in keep] + more.family
     known = {*catalog.slugs(), "pistol"}
     return icons, [s if s in known else OTHER for s in icons.slug]
 
@@ -92,6 +99,7 @@ def main(work: Path, steps: int, batch: int) -> None:
     groups = torch.tensor([number.get(s, 0) for s in subjects]).to(dev)
     subject = torch.tensor([subjects.index(s) for s in said])
     style = torch.tensor([styles.index(word.get(f, "other")) for f in icons.family])
+    plain = torch.tensor([f in catalog.DRAWINGS or f == "fluent-emoji-high-contrast" for f in icons.family])
     odds = torch.tensor([8.0 if s in number else 0.35 if s == OTHER else 1.5 for s in said])
     net = JudgeNet(subjects=len(subjects), styles=len(styles)).to(dev, memory_format=torch.channels_last)
     print(f"{len(icons)} icons, {len(subjects)} subjects, {sum(p.numel() for p in net.parameters())} parameters")
@@ -99,6 +107,7 @@ def main(work: Path, steps: int, batch: int) -> None:
     def loss(step: int, g: torch.Generator) -> torch.Tensor:
         i = torch.multinomial(odds, batch, generator=g)
         x = data.place(icons.images[i], g, shift=5, scale=(0.75, 1.05), turn=40, flip=True, fine=1)
+        x = torch.where(plain[i].view(-1, 1, 1, 1), paint(x, g), x)
         x = spoil(x, g).to(dev, memory_format=torch.channels_last)
         with torch.autocast(dev.type, torch.bfloat16):
             of, how = net(x)
@@ -119,7 +128,7 @@ def main(work: Path, steps: int, batch: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/picto"))
-    parser.add_argument("--steps", type=int, default=3800)
+    parser.add_argument("--steps", type=int, default=5600)
     parser.add_argument("--batch", type=int, default=96)
     a = parser.parse_args()
     main(a.work, a.steps, a.batch)
