@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from unsee.picto import WEIGHTS
 
@@ -36,6 +37,8 @@ def main(work: Path) -> None:
         if (work / part).exists():
             shutil.rmtree(WEIGHTS / part, ignore_errors=True)
             shutil.copytree(work / part, WEIGHTS / part)
+    vision = WEIGHTS / "clip" / "model.safetensors"  # the text tower is stored with the pipeline
+    save_file({k: v for k, v in load_file(vision).items() if not k.startswith("text_model.")}, vision)
     (WEIGHTS / "metrics.json").write_text(json.dumps({"unrelated_distance": round(unrelated_distance(work), 5)}) + "\n")
     size = sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file())
     print(f"{size / 1e6:.1f} MB in {WEIGHTS}")

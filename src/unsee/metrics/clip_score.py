@@ -16,14 +16,16 @@ higher_is_better = True
 
 @functools.cache
 def clip() -> tuple[Any, Any]:
-    """picto's CLIP (both towers, float32, eval) and its tokenizer."""
-    import torch
-    from transformers import CLIPModel, CLIPTokenizer
-    from transformers.utils import logging
+    """picto's CLIP (both towers, float32, eval) and its tokenizer. The text tower is the pipeline's: stored once."""
+    from safetensors.torch import load_file
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-    logging.disable_progress_bar()
-    model = CLIPModel.from_pretrained(WEIGHTS / "clip", dtype=torch.float32, local_files_only=True)
-    return model.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
+    model = CLIPModel(CLIPConfig.from_pretrained(WEIGHTS / "clip", local_files_only=True))
+    text = load_file(WEIGHTS / "pipeline" / "text_encoder" / "model.safetensors")
+    text = {"text_model." + k.removeprefix("text_model."): v for k, v in text.items()}
+    model.load_state_dict({**load_file(WEIGHTS / "clip" / "model.safetensors"), **text})
+    tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
+    return model.float().eval().requires_grad_(False), tokenizer
 
 
 class PictoClipScore:
