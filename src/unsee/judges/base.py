@@ -30,7 +30,7 @@ class Judge(ABC):
     """
 
     name: ClassVar[str]
-    version: ClassVar[str] = "1"
+    version: str = "1"
 
     @abstractmethod
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
