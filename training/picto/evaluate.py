@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from unsee import concepts, picto
+from unsee.bench.models import machine, versions
 from unsee.judges.picto import PictoJudge
 from unsee.metrics.clip_score import clip
 from unsee.metrics.rates import wilson
@@ -145,11 +146,19 @@ def sheet(images: Sequence[Image.Image], path: Path, columns: int = 15) -> None:
     page.save(path)
 
 
+def as_rows(out: dict[str, Any]) -> dict[str, Any]:
+    """The numbers in the form of every results file: rows, versions, machine, commit."""
+    rows = [{"measure": k, **{c: v[c] for c in ("value", "low", "high", "n") if c in v}} for k, v in out.items()]
+    here = machine()
+    return {"rows": rows, "versions": versions(), "commit": here.pop("commit"), "machine": here}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/picto"))
     parser.add_argument("--n", type=int, default=150, help="prompts per group and kind")
-    parser.add_argument("--save", type=Path, help="folder for contact sheets")
+    parser.add_argument("--sheets", type=Path, help="folder for contact sheets of what was drawn")
+    parser.add_argument("--results", type=Path, help="file for the numbers as rows, for example results/picto.json")
     parser.add_argument("--only", choices=("generator", "judge"))
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
@@ -157,7 +166,9 @@ def main() -> None:
     if a.only != "generator":
         out |= judge_rows(a.work)
     if a.only != "judge":
-        out |= generator_rows(a.n, a.save) | retrieval(a.work) | psnr(a.work)
+        out |= generator_rows(a.n, a.sheets) | retrieval(a.work) | psnr(a.work)
+    if a.results:
+        a.results.write_text(json.dumps(as_rows(out), indent=1) + "\n")
     if a.json:
         print(json.dumps(out, indent=1))
         return

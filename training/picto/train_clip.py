@@ -33,11 +33,11 @@ def model(tokenizer: CLIPTokenizer) -> CLIPModel:
 def weights(icons: data.Icons) -> torch.Tensor:
     """How often an icon is drawn: unsafe slugs by group so that no group is rare, and what no concept names less."""
     near = {s for n in catalog.NEIGHBORS.values() for s in n}
-    share = {"weapon": 4.0, "alcohol": 3.0, "tobacco": 9.0, "death": 4.0}
+    share = {"weapon": 3.0, "alcohol": 3.0, "tobacco": 6.0, "death": 3.0}
     listed = {t.slug for split in ("train", "held_out") for t in getattr(concepts.load("weapon").benign, split)}
 
     def odds(slug: str) -> float:
-        return share.get(catalog.group_of(slug), 2.0 if slug in near else 1.0 if slug in listed else 0.4)
+        return share.get(catalog.group_of(slug), 2.0 if slug in near else 1.5 if slug in listed else 0.5)
 
     return torch.tensor([odds(s) for s in icons.slug])
 
