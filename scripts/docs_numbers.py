@@ -110,11 +110,16 @@ def cell(value: Any) -> str:
 
 
 def origin(path: Path, data: dict[str, Any]) -> str:
-    """``From results/first.json: commit, machine, versions``, as far as the file says."""
-    versions = data.get("versions")
+    """``From results/first.json: commit, machine, versions``, as far as the file says.
+
+    The file is what ``unsee bench SUITE --out R --json`` or ``training.picto.evaluate --results`` wrote.
+    """
+    facts = next(iter(data.get("suites", {}).values()), data)
+    machine, versions = dict(facts.get("machine") or {}), facts.get("versions")
+    commit = machine.pop("commit", facts.get("commit"))
     parts = [
-        f"commit {str(data['commit'])[:12]}" if data.get("commit") else "",
-        words(data.get("machine")),
+        f"commit {str(commit)[:12]}" if commit else "",
+        words(machine),
         ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "",
     ]
     said = "; ".join(part for part in parts if part)

@@ -45,6 +45,12 @@ def call(capsys, *arguments):
         ["bench", "{suite}", "--out", "{suite}"],
         ["bench", "{broken}", "--out", "R"],
         ["report", "nowhere"],
+        ["fit", "sdl", "--concept", "weapon", "--out", "R"],
+        ["fit", "sld", "--concept", "wepon", "--out", "R"],
+        ["fit", "sld", "--concept", "weapon", "--concept", "death", "--out", "R"],
+        ["fit", "sld", "--concept", "weapon", "--out", "R", "--set", "prest=strong"],
+        ["fit", "sld", "--concept", "weapon", "--out", "R", "--set", "preset"],
+        ["fit", "sld", "--concept", "weapon", "--out", "{suite}"],
         ["generate"],
         ["generate", "--prompt", "x", "--model", "pict"],
         ["generate", "--prompt", "x", "--model", "tiny:sd9"],
@@ -150,3 +156,17 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_fit_writes_a_folder_that_generate_takes(capsys, tmp_path):
+    out = tmp_path / "sld-{concept}"
+    words = ["--model", "tiny:sd1", "--set", "preset=strong", "--json"]
+    code, printed, _ = call(capsys, "fit", "sld", "--concept", "weapon", "--concept", "death", "--out", out, *words)
+    assert code == 0
+    folders = [line["path"] for line in json.loads(printed)["defenses"]]
+    assert folders == [str(tmp_path / "sld-weapon"), str(tmp_path / "sld-death")]
+    code, _, error = call(capsys, "fit", "sld", "--concept", "weapon", "--out", folders[0], *words)
+    assert code == 2 and "choose another --out" in error
+    drawn = tmp_path / "a.png"
+    one = ["generate", "--model", "tiny:sd1", "--steps", "1", "--prompt", "x"]
+    assert call(capsys, *one, "--defense", folders[0], "--out", drawn)[0] == 0 and drawn.exists()

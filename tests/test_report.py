@@ -112,3 +112,14 @@ def test_markdown_has_a_line_for_each_row(store):
     text = table.markdown(rows(store))
     assert len(text.splitlines()) == 2 + len(rows(store))
     assert "| weapon | sld | plain | 10 (1 unjudged) |" in text
+
+
+def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):
+    from dataclasses import replace
+
+    assert figures.watched(store.records(), "saferedir") == ""
+    steps = [{"defense": "saferedir", "step": k, "t": 999 - k, "done": "watched", "p": 0.1 * k} for k in range(5)]
+    told = [replace(r, decisions=tuple(steps)) for r in store.records() if r.defense == "sld"]
+    svg = figures.watched(told, "saferedir")
+    assert "plain (10 images)" in svg and "benign (10 images)" in svg and "neighbor" not in svg
+    assert figures.quantiles([0.0, 0.5, 1.0]) == pytest.approx((0.1, 0.5, 0.9))

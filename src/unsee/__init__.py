@@ -9,13 +9,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Concept", "NegativePrompt", "PictoJudge", "SLD", "adapter", "load", "load_concept", "protect", "tiny"]
+__all__ = [
+    "CA",
+    "Concept",
+    "Duo",
+    "ESD",
+    "INE",
+    "NegativePrompt",
+    "PictoJudge",
+    "RECE",
+    "SAFREE",
+    "SLD",
+    "SPM",
+    "SafeRedir",
+    "UCE",
+    "adapter",
+    "load",
+    "load_concept",
+    "protect",
+    "tiny",
+]
 
 _HOMES = {
+    "CA": ("unsee.unlearn.ca", "CA"),
     "Concept": ("unsee.concepts", "Concept"),
+    "Duo": ("unsee.unlearn.duo", "Duo"),
+    "ESD": ("unsee.unlearn.esd", "ESD"),
+    "INE": ("unsee.guards.ine", "INE"),
     "NegativePrompt": ("unsee.guards.negative_prompt", "NegativePrompt"),
     "PictoJudge": ("unsee.judges.picto", "PictoJudge"),
+    "RECE": ("unsee.unlearn.rece", "RECE"),
+    "SAFREE": ("unsee.guards.safree", "SAFREE"),
     "SLD": ("unsee.guards.sld", "SLD"),
+    "SPM": ("unsee.unlearn.spm", "SPM"),
+    "SafeRedir": ("unsee.guards.saferedir", "SafeRedir"),
+    "UCE": ("unsee.unlearn.uce", "UCE"),
     "adapter": ("unsee.backbones", "adapter"),
     "load": ("unsee.models", "load"),
     "load_concept": ("unsee.concepts", "load"),
@@ -29,10 +57,19 @@ if TYPE_CHECKING:
     from .concepts import Concept
     from .concepts import load as load_concept
     from .guards import protect
+    from .guards.ine import INE
     from .guards.negative_prompt import NegativePrompt
+    from .guards.saferedir import SafeRedir
+    from .guards.safree import SAFREE
     from .guards.sld import SLD
     from .judges.picto import PictoJudge
     from .models import load
+    from .unlearn.ca import CA
+    from .unlearn.duo import Duo
+    from .unlearn.esd import ESD
+    from .unlearn.rece import RECE
+    from .unlearn.spm import SPM
+    from .unlearn.uce import UCE
 
 
 def __getattr__(name: str) -> Any:

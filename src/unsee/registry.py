@@ -8,10 +8,21 @@ from typing import Any
 from .errors import UnknownName
 
 GUARDS = {
+    "ine": "unsee.guards.ine:INE",
     "negative-prompt": "unsee.guards.negative_prompt:NegativePrompt",
+    "saferedir": "unsee.guards.saferedir:SafeRedir",
+    "safree": "unsee.guards.safree:SAFREE",
     "sld": "unsee.guards.sld:SLD",
 }
-DEFENSES = {**GUARDS}  # all that is saved as a folder: guards and weight edits
+EDITS = {  # changes of the weights
+    "ca": "unsee.unlearn.ca:CA",
+    "duo": "unsee.unlearn.duo:Duo",
+    "esd": "unsee.unlearn.esd:ESD",
+    "rece": "unsee.unlearn.rece:RECE",
+    "spm": "unsee.unlearn.spm:SPM",
+    "uce": "unsee.unlearn.uce:UCE",
+}
+DEFENSES = {**GUARDS, **EDITS}  # all that is saved as a folder: guards and weight edits
 JUDGES = {
     "always.safe": "unsee.judges.always:Safe",
     "always.unsafe": "unsee.judges.always:Unsafe",

@@ -1,4 +1,6 @@
-"""``unsee selftest``: every guard on every family of tiny random pipelines. No download, under a minute.
+"""``unsee selftest``: every defense, fitted and attached, on tiny random pipelines of every family.
+
+No download, under a minute.
 
 for row in run(): print(row["name"], row["ok"], row["detail"])
 """
@@ -7,19 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from .registry import GUARDS, resolve
+from .registry import DEFENSES, resolve
 
 FAMILIES = ("sd1", "sd2-v", "sdxl", "sd3", "flux")
 Row = dict[str, Any]
-
-
-class Words:
-    """A stand-in for a concept, so that every guard can be made by ``for_concept``."""
-
-    def all_words(self, split: str) -> list[str]:
-        return ["weapon", "dagger"]
 
 
 def run(progress: Callable[[Row], None] | None = None) -> list[Row]:
@@ -44,7 +40,7 @@ def _rows() -> Iterator[Row]:
             yield _row(family, start, f"{type(error).__name__}: {error}")
             continue
         yield _row(family, start, "")
-        for name in GUARDS:
+        for name in DEFENSES:
             yield _try(name, family, pipe, plain)
 
 
@@ -58,7 +54,7 @@ def _start(family: str) -> tuple[Any, Any]:
 def _try(name: str, family: str, pipe: Any, plain: Any) -> Row:
     start = time.perf_counter()
     try:
-        fault = _fault(resolve("guard", GUARDS, name), pipe, plain)
+        fault = _fault(resolve("defense", DEFENSES, name), pipe, plain)
     except Exception as error:  # a self-test reports whatever happens
         fault = f"{type(error).__name__}: {error}"
     return _row(f"{name} on {family}", start, fault)
@@ -68,19 +64,22 @@ def _row(name: str, start: float, fault: str) -> Row:
     return {"name": name, "ok": not fault, "seconds": round(time.perf_counter() - start, 2), "detail": fault}
 
 
-def _fault(guard: Any, pipe: Any, plain: Any) -> str:
+def _fault(kind: Any, pipe: Any, plain: Any) -> str:
     """What is wrong, in words; empty if nothing is."""
     import torch
 
-    from .guards import protect
+    from . import concepts
+    from .guards import Guard, protect
 
-    with protect(pipe, guard.for_concept(Words())) as guarded:
+    with TemporaryDirectory() as work:
+        defense = kind.fit(pipe, concepts.load("tobacco"), work=work, **kind.quick)
+    with protect(pipe, defense) as guarded:
         acted, decisions = _draw(pipe), guarded.decisions
     if not bool(torch.isfinite(acted).all()):
-        return "the guarded image has NaN or infinity"
+        return "the defended image has NaN or infinity"
     if torch.equal(acted, plain):
-        return "the guard changed nothing"
-    if len(decisions) != 1 or not decisions[0]:
+        return "the defense changed nothing"
+    if isinstance(defense, Guard) and (len(decisions) != 1 or not decisions[0]):
         return "the guard recorded no decision"
     return "" if torch.equal(_draw(pipe), plain) else "detached, the pipeline draws another image"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,23 +13,34 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
+from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.guards import Guard
 from unsee.registry import GUARDS, resolve
 
 PROMPTS = ["a dagger", "two red hats", "x"]
-IDLE = {"negative-prompt": {"text": ""}, "sld": {"text": "weapon", "scale": 0.5}}  # arguments that do nothing
-
-
-class Words:
-    def all_words(self, split: str) -> list[str]:
-        return ["weapon", "sword"]
+IDLE = {  # arguments that do nothing
+    "ine": {"options": {"scale": 0.5}},
+    "negative-prompt": {"text": ""},
+    "saferedir": {"strength": 0.0},
+    "safree": {"phrases": ()},
+    "sld": {"text": "weapon", "scale": 0.5},
+}
 
 
 @functools.cache
 def shared(family: str) -> Any:
     return tiny(family)
+
+
+@functools.cache
+def fitted(name: str, family: str, idle: bool) -> Guard:
+    """The guard of this name, quickly fitted to a tiny pipeline; ``idle``: so that it does nothing."""
+    kind = resolve("guard", GUARDS, name)
+    settings = {**kind.quick, **(IDLE[name] if idle else {})}
+    with tempfile.TemporaryDirectory() as work:
+        return kind.fit(shared(family), concepts.load("tobacco"), work=work, **settings)
 
 
 class Kit:
@@ -41,12 +54,12 @@ class Kit:
         return shared(family)
 
     @staticmethod
-    def guard(name: str, **more: Any) -> Guard:
-        return resolve("guard", GUARDS, name).for_concept(Words(), **more)
+    def guard(name: str, family: str = "sd1") -> Guard:
+        return copy.copy(fitted(name, family, False))
 
     @staticmethod
-    def idle(name: str) -> Guard:
-        return resolve("guard", GUARDS, name)(**IDLE[name])
+    def idle(name: str, family: str = "sd1") -> Guard:
+        return copy.copy(fitted(name, family, True))
 
     @staticmethod
     def settings(pipe: Any, cfg: bool = True, n: int = 1, steps: int = 2) -> dict[str, Any]:

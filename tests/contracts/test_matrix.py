@@ -22,7 +22,7 @@ def refuses(kit, guard, pipe, n):
 
 
 def test_acts_on_every_image_and_step_and_leaves_no_trace(kit, guard, family, batch, cfg):
-    pipe, made = kit.pipe(family), kit.guard(guard)
+    pipe, made = kit.pipe(family), kit.guard(guard, family)
     if made.needs_cfg and not cfg:
         return refuses(kit, made, pipe, batch)
     plain = kit.draw(pipe, cfg, batch)
@@ -42,7 +42,7 @@ def test_acts_on_every_image_and_step_and_leaves_no_trace(kit, guard, family, ba
 
 
 def test_idle_guard_is_bit_identical(kit, guard, family, batch, cfg):
-    pipe, made = kit.pipe(family), kit.idle(guard)
+    pipe, made = kit.pipe(family), kit.idle(guard, family)
     if made.needs_cfg and not cfg:
         return refuses(kit, made, pipe, batch)
     plain = kit.draw(pipe, cfg, batch)
@@ -53,14 +53,14 @@ def test_idle_guard_is_bit_identical(kit, guard, family, batch, cfg):
 def test_one_step_is_covered(kit, guard, family):
     pipe = kit.pipe(family)
     plain = kit.draw(pipe, steps=1)
-    with protect(pipe, kit.guard(guard)) as guarded:
+    with protect(pipe, kit.guard(guard, family)) as guarded:
         assert not torch.equal(kit.draw(pipe, steps=1), plain)
         assert [d["step"] for d in guarded.decisions[0]] == [0]
 
 
 def test_batch_does_not_change_an_image(kit, guard, family):
     pipe = kit.pipe(family)
-    with protect(pipe, kit.guard(guard)):
+    with protect(pipe, kit.guard(guard, family)):
         together = kit.draw(pipe, n=3)
         for i, prompt in enumerate(kit.prompts):
             settings = kit.settings(pipe)
@@ -70,7 +70,7 @@ def test_batch_does_not_change_an_image(kit, guard, family):
 
 def test_nothing_leaks_into_the_next_image(kit, guard, family):
     pipe = kit.pipe(family)
-    with protect(pipe, kit.guard(guard)):
+    with protect(pipe, kit.guard(guard, family)):
         first = kit.draw(pipe)
         kit.draw(pipe, n=3, steps=1)
         with pytest.raises(ZeroDivisionError):
@@ -85,7 +85,7 @@ def test_images_per_prompt(kit, guard, family):
         settings["negative_prompt"] = ["", ""]
     generators = lambda: [torch.Generator().manual_seed(i) for i in range(4)]  # noqa: E731
     plain = kit.draw(pipe, generator=generators(), **settings)
-    with protect(pipe, kit.guard(guard)) as guarded:
+    with protect(pipe, kit.guard(guard, family)) as guarded:
         acted = kit.draw(pipe, generator=generators(), **settings)
     assert len(guarded.decisions) == len(acted) == 4 and all(guarded.decisions)
     assert all(not torch.equal(a, b) for a, b in zip(acted, plain, strict=True))
@@ -99,7 +99,12 @@ def test_prompt_embeds_are_protected_like_text(kit, guard, family):
     given = {"prompt": None, "prompt_embeds": encoded.tokens}
     if encoded.pooled is not None:
         given["pooled_prompt_embeds"] = encoded.pooled
-    with protect(pipe, kit.guard(guard)):
+    made = kit.guard(guard, family)
+    with protect(pipe, made):
+        if made.needs_text:
+            with pytest.raises(Unsupported, match="prompt_embeds"):
+                kit.draw(pipe, **given)
+            return
         torch.testing.assert_close(kit.draw(pipe, **given), kit.draw(pipe), rtol=1e-4, atol=1e-4)
 
 
@@ -112,7 +117,7 @@ def test_negative_prompt_embeds_are_protected(kit, guard, family):
     if encoded.pooled is not None:
         given["negative_pooled_prompt_embeds"] = encoded.pooled
     plain = kit.draw(pipe, **given)
-    with protect(pipe, kit.guard(guard)) as guarded:
+    with protect(pipe, kit.guard(guard, family)) as guarded:
         assert not torch.equal(kit.draw(pipe, **given), plain)
         assert guarded.decisions[0]
 
@@ -137,10 +142,10 @@ def test_image_to_image_and_inpaint_share_the_denoiser(kit, guard, family):
         else:
             call = {k: v for k, v in call.items() if k not in ("height", "width") or family in ("flux", "sd3")}
         plain = kit.draw(sibling, **call)
-        with protect(pipe, kit.guard(guard)):
+        with protect(pipe, kit.guard(guard, family)):
             with pytest.raises(GuardFailure, match="outside its pipeline"):
                 kit.draw(sibling, **call)
-            with protect(sibling, kit.guard(guard)) as guarded:
+            with protect(sibling, kit.guard(guard, family)) as guarded:
                 assert not torch.equal(kit.draw(sibling, **call), plain) and guarded.decisions[0]
         assert torch.equal(kit.draw(sibling, **call), plain)
 

@@ -33,7 +33,7 @@ def test_swapped_scheduler(kit, guard, name):
     import diffusers
 
     pipe = tiny("sd2-v")
-    with protect(pipe, kit.guard(guard)) as guarded:
+    with protect(pipe, kit.guard(guard, "sd2-v")) as guarded:
         pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
         acted = kit.draw(pipe, steps=4)  # PNDM's first four are special
         assert [d["step"] for d in guarded.decisions[0]] == list(range(pipe.num_timesteps))
@@ -151,7 +151,7 @@ def test_positive_guard_works_without_guidance(kit, probe, family, cfg, batch):
 def test_call_from_outside_is_refused(kit, guard, family):
     pipe = kit.pipe(family)
     backbone = adapter(pipe)
-    with protect(pipe, kit.guard(guard)):
+    with protect(pipe, kit.guard(guard, family)):
         with pytest.raises(GuardFailure, match="outside its pipeline"):
             backbone.denoiser()
         with pytest.raises(GuardFailure, match="outside its pipeline"):
@@ -299,7 +299,7 @@ def test_offloaded_after_attaching(kit, guard, family):
     """Offloading wraps ``forward``; extra passes must go through it as well."""
     pipe = tiny(family)
     plain = kit.draw(pipe)
-    with protect(pipe, kit.guard(guard)):
+    with protect(pipe, kit.guard(guard, family)):
         acted = kit.draw(pipe)
         pipe.enable_model_cpu_offload(device="cpu")
         assert hasattr(adapter(pipe).denoiser, "_hf_hook")
@@ -315,7 +315,7 @@ def test_lora_loaded_after_attaching(kit, guard, family):
     backbone = adapter(pipe)
     before = backbone.fingerprint()
     names = backbone.projections().keys()
-    with protect(pipe, kit.guard(guard).fitted_for(backbone)) as guarded:
+    with protect(pipe, kit.guard(guard, family).fitted_for(backbone)) as guarded:
         acted = kit.draw(pipe)
         backbone.denoiser.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
         changed = kit.draw(pipe)
@@ -325,7 +325,7 @@ def test_lora_loaded_after_attaching(kit, guard, family):
 
 
 def test_fitted_for_another_model_is_refused(kit, guard, family):
-    made = kit.guard(guard).fitted_for(adapter(tiny(family)))
+    made = kit.guard(guard, family).fitted_for(adapter(tiny(family)))
     protect(tiny(family), made).detach()
     other = tiny(family, seed=1)
     cls = type(other)

@@ -37,7 +37,7 @@ def weights(icons: data.Icons) -> torch.Tensor:
     listed = {t.slug for split in ("train", "held_out") for t in getattr(concepts.load("weapon").benign, split)}
 
     def odds(slug: str) -> float:
-        return share.get(catalog.group_of(slug), 2.0 if slug in near else 1.5 if slug in listed else 0.5)
+        return share.get(catalog.group_of(slug), 2.0 if slug in near else 1.5 if slug in listed else 0.15)
 
     return torch.tensor([odds(s) for s in icons.slug])
 

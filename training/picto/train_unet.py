@@ -1,6 +1,6 @@
 """UNet2DConditionModel on 8×8×16 latents, v-prediction, frozen CLIP text tower; then the pipeline is assembled.
 
-    python -m training.picto.train_unet --steps 6000
+    python -m training.picto.train_unet --steps 8000
 
 Latents (of six placements of every icon) and text states (of many captions of every icon) are computed once.
 """
@@ -127,7 +127,7 @@ def main(work: Path, steps: int, batch: int, assemble_only: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/picto"))
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--assemble-only", action="store_true", help="write the pipeline from the last checkpoint")
     a = parser.parse_args()

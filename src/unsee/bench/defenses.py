@@ -1,7 +1,8 @@
 """How a suite or a command line names a defense, and the fitting of what is not fitted yet.
 
-A defense is a folder (``runs/duo-weapon``; ``{concept}`` in it stands for the concept's name) or a
-method with its settings (``sld``, ``sld:preset=strong``, ``{ method = "sld", preset = "strong" }``).
+A defense is a folder (``runs/duo-weapon``; ``{concept}`` in it stands for the concept's name), one of the
+fitted ones that ship (``picto/duo-weapon``), or a method with its settings (``sld``, ``sld:preset=strong``,
+``{ method = "sld", preset = "strong" }``).
 A list of them is a stack, attached in that order and named with ``+``. ``none`` is the empty stack.
 """
 
@@ -11,18 +12,23 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, UnknownName, UserError
-from ..registry import GUARDS, resolve
+from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
     from ..concepts import Concept
+    from ..guards.base import Progress
 
 NONE = "none"
+
+
+def _no_pipe() -> Any:
+    raise UserError("a defense that needs no model", "one that is trained", "unsee fit it first, and give its folder")
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,22 @@ class Stack:
     def check(self, concept: Concept) -> None:
         """Raise :class:`UserError` for a folder, a setting or a value that cannot be, before anything is written."""
         for part in self.parts:
-            _guard(part, concept, keep=None)
+            kind = None if part.folder else resolve("defense method", DEFENSES, part.method)
+            if kind is None or not _trained(kind):
+                _guard(part, concept, None, _no_pipe, [], None)
+            else:
+                kind.check_settings(part.settings)
 
-    def fit(self, concept: Concept | None, keep: Path | None) -> list[Any]:
-        """The guards, loaded from their folders; what is not fitted yet is fitted and kept in ``keep``.
+    def fit(self, concept: Concept | None, keep: Path | None, pipe: Callable[[], Any] = _no_pipe,
+            progress: Progress | None = None) -> list[Any]:  # fmt: skip
+        """The defenses, loaded from their folders; what is not fitted yet is fitted and kept in ``keep``.
 
-        Only a stack of plain folders can do without a concept.
+        Each is fitted behind those before it. Only a stack of plain folders can do without a concept.
         """
-        return [_guard(part, concept, keep) for part in self.parts]
+        made: list[Any] = []
+        for part in self.parts:
+            made.append(_guard(part, concept, keep, pipe, made, progress))
+        return made
 
 
 def digest(guards: Iterable[Any]) -> list[str]:
@@ -87,13 +101,19 @@ def digest(guards: Iterable[Any]) -> list[str]:
 
 def _from_text(text: str) -> Part:
     method, _, rest = text.partition(":")
-    if method in GUARDS:
+    if method in DEFENSES:
         return Part(name=text, method=method, settings=_settings(text, rest))
     if Path(text).is_dir() or "{concept}" in text:
         return Part(name=Path(text).name, folder=text)
+    if text.startswith("picto/"):
+        from ..picto import DEFENSES as SHIPPED
+
+        if not (SHIPPED / Path(text).name).is_dir():
+            raise UnknownName("defense that ships with picto", text, [f"picto/{f.name}" for f in SHIPPED.iterdir()])
+        return Part(name=Path(text).name, folder=str(SHIPPED / Path(text).name))
     if "/" in text or os.sep in text:
         raise BadFile("the folder of a saved defense", f"no folder {text!r}", "fit it first or mend the path")
-    raise UnknownName("defense (a method, or the folder of a saved one)", method, [*GUARDS, NONE])
+    raise UnknownName("defense (a method, or the folder of a saved one)", method, [*DEFENSES, NONE])
 
 
 def _settings(text: str, rest: str) -> dict[str, Any]:
@@ -123,22 +143,37 @@ def _from_table(table: dict[str, Any]) -> Part:
         part = _from_text(str(table["folder"]))
         return Part(name=name or part.name, folder=str(table["folder"]))
     method = str(table.pop("method", ""))
-    if method not in GUARDS:
-        raise UnknownName("defense method", method, GUARDS)
+    if method not in DEFENSES:
+        raise UnknownName("defense method", method, DEFENSES)
     label = method + (":" + ",".join(f"{k}={v}" for k, v in table.items()) if table else "")
     return Part(name=name or label, method=method, settings=table)
 
 
-def _guard(part: Part, concept: Concept | None, keep: Path | None) -> Any:
+def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callable[[], Any], host: list[Any],
+           progress: Progress | None) -> Any:  # fmt: skip
     if concept is None or part.folder:
         return _saved(Path(part.folder.replace("{concept}", concept.name if concept else "")))
+    kind = resolve("defense method", DEFENSES, part.method)
+    if keep is None and _trained(kind):
+        advice = f"unsee fit {part.method} --concept {concept.name} --out FOLDER, and give FOLDER"
+        raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
-        return _fit(part, concept)
-    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json")], sort_keys=True, default=str)
+        return kind.fit(None, concept, work=".", **part.settings)
+    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json"), digest(host)], sort_keys=True,
+                        default=str)  # fmt: skip
     folder = keep / concept.name / f"{part.method}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     if not folder.exists():
-        _fit(part, concept).save_pretrained(folder)  # beside and renamed: whole, or not there
+        work = folder.with_name(folder.name + ".work")
+        made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **part.settings)
+        made.save_pretrained(folder)  # beside and renamed: whole, or not there
     return _saved(folder)
+
+
+def _trained(kind: Any) -> bool:
+    """Whether fitting takes a model, and not just the concept's words."""
+    from ..guards.base import Defense
+
+    return any("_fit" in parent.__dict__ for parent in kind.__mro__[: kind.__mro__.index(Defense)])
 
 
 def _saved(folder: Path) -> Any:
@@ -147,19 +182,6 @@ def _saved(folder: Path) -> Any:
     if not folder.is_dir():
         raise BadFile("the folder of a saved defense", f"no folder {str(folder)!r}", "fit it first or mend the path")
     return Defense.from_pretrained(folder)
-
-
-def _fit(part: Part, concept: Concept) -> Any:
-    kind = resolve("defense method", GUARDS, part.method)
-    arguments = [f for f in fields(kind) if f.init]
-    known = {f.name for f in arguments}
-    for key in part.settings:
-        if key not in known:
-            raise UnknownName(f"setting of {part.method}", key, known)
-    needed = {f.name for f in arguments if f.default is MISSING and f.default_factory is MISSING}
-    if needed and needed <= part.settings.keys():
-        return kind(**part.settings)  # the suite says all of it, for instance its own text
-    return kind.for_concept(concept, **part.settings)
 
 
 def _digest(guard: Any) -> str:

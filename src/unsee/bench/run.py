@@ -65,7 +65,7 @@ def run(
     pipe = models.open_model(suite.model, device)
     mark = models.fingerprint(pipe)
     with Store(out, write=True) as store:
-        fitted = _fit(groups, known, Path(out) / "defenses")
+        fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
         plan = [
             _planned(g, known[g.concept], fitted[g.concept, g.stack.name], drafts[g.concept, g.prompts], suite, mark)
             for g in groups
@@ -82,13 +82,15 @@ def run(
         return rows(store)
 
 
-def _fit(groups: list[Group], known: dict[str, Concept], keep: Path) -> dict[tuple[str, str], tuple[Any, ...]]:
+def _fit(
+    groups: list[Group], known: dict[str, Concept], keep: Path, pipe: Any, progress: Progress
+) -> dict[tuple[str, str], tuple[Any, ...]]:
     """(concept, stack) → guards. A stack is fitted once for all its groups."""
     fitted: dict[tuple[str, str], tuple[Any, ...]] = {}
     for group in groups:
         key = (group.concept, group.stack.name)
         if key not in fitted:
-            fitted[key] = tuple(group.stack.fit(known[group.concept], keep))
+            fitted[key] = tuple(group.stack.fit(known[group.concept], keep, lambda: pipe, progress))
     return fitted
 
 

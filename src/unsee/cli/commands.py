@@ -50,6 +50,39 @@ def demo(
 
 
 @app.command()
+def fit(
+    method: Annotated[str, typer.Argument(help="What to fit, for example saferedir, duo, ine, uce.")],
+    concept: Annotated[
+        list[str], typer.Option(help="What is to be unseen: a shipped name or a TOML file. Repeatable.")
+    ],
+    out: Annotated[str, typer.Option(help="Folder of the defense; {concept} in it stands for the concept's name.")],
+    model: Model = "picto",
+    defense: Annotated[
+        list[str] | None, typer.Option(help="A saved folder that it will stand behind. Repeatable, in order.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method. Repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of data and training.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Train or compute a defense for a concept.
+
+    Stopped and started again, it goes on in OUT.work, which holds its data and checkpoints.
+    """
+    from . import fitting, show
+
+    with show.progress("opening") as progress:
+        lines = fitting.fit(method, model, concept, out, defense or [], settings or [], seed, device, progress)
+    if as_json:
+        return _print({"defenses": lines})
+    for line in lines:
+        show.say(f"{line['path']}  [dim]{method} for {line['concept']}[/dim]")
+        show.record(line["record"])
+
+
+@app.command()
 def generate(
     prompt: Annotated[list[str], typer.Option(help="What to draw. Repeatable.")],
     model: Model = "picto",
@@ -91,6 +124,30 @@ def bench(
     What is not fitted yet is fitted first. A run that was stopped goes on where it was.
     """
     _bench(suite, out, only or [], seed, batch_size, device, as_json)
+
+
+@app.command()
+def probe(
+    concept: Annotated[str, typer.Option(help="A shipped name or a TOML file.")],
+    model: Model = "picto",
+    defense: Annotated[list[str] | None, typer.Option(help="What makes the host: a saved folder. Repeatable.")] = None,
+    ine: Annotated[str | None, typer.Option(help="A fitted INE, to compare its embedding with the words.")] = None,
+    n: Annotated[int, typer.Option(min=2, help="Held-out prompts of the concept.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts and images.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Measure how much grip a negative has on a model.
+
+    r = |e_n - e_u| / |e_p - e_u|, for the concept's words and for an embedding, on the model and on the host.
+    """
+    from . import fitting, show
+
+    with show.progress("probing"):
+        found = fitting.probe(concept, model, defense or [], ine, n, seed, device)
+    if as_json:
+        return _print({"rows": found})
+    show.grips(found)
 
 
 @app.command()
@@ -143,21 +200,26 @@ def _bench(
 
         run(suite, out, only=only, batch_size=batch_size, device=device, progress=progress)
     with Store(out) as store:
-        _tell(store, as_json)
+        _tell(store, as_json, suite.name)
 
 
-def _tell(store: Any, as_json: bool) -> None:
-    """Write the report, then print it as JSON or as a table with its headline."""
+def _tell(store: Any, as_json: bool, suite: str = "") -> None:
+    """Write the report, then print it as JSON or as a table with its headline; of one ``suite`` only, where named.
+
+    Several suites may share a folder: what they have in common is drawn once.
+    """
     from ..bench.rows import rows
     from ..report import html, story
     from . import show
 
     path = html.write(store)
-    found = rows(store)
+    found = [row for row in rows(store) if suite in ("", row["suite"])]
     if as_json:
-        return _print({"rows": found, "suites": store.suites(), "report": str(path)})
+        suites = {name: facts for name, facts in store.suites().items() if suite in ("", name)}
+        return _print({"rows": found, "suites": suites, "report": str(path)})
     show.rows(found)
-    show.say(f"\n{story.headline(store.records())}\n\nreport: [bold]{path}[/bold]")
+    told = story.headline([r for r in store.records() if suite in ("", r.suite)])
+    show.say(f"\n{told}\n\nreport: [bold]{path}[/bold]")
 
 
 def _print(value: dict[str, Any]) -> None:

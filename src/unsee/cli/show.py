@@ -40,6 +40,12 @@ def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
         yield update
 
 
+def record(values: dict[str, Any]) -> None:
+    """What a fit says of itself, a line for each value."""
+    for key, value in values.items():
+        Console(soft_wrap=True, highlight=False, markup=False).print(f"  {key}: {value}", style="dim")
+
+
 def rows(found: list[dict[str, Any]]) -> None:
     """The result table, one block for each concept."""
     from ..report.table import COLUMNS, cells
@@ -55,6 +61,18 @@ def rows(found: list[dict[str, Any]]) -> None:
         last = row["concept"]
         table.add_row(*cells(row), style="dim" if row["defense"] == "none" else "")
     Console(soft_wrap=False, width=max(Console().width, 118), highlight=False).print(table)
+
+
+def grips(found: list[dict[str, Any]]) -> None:
+    """r of each negative, on the model and on the host, by time."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("where", "negative", "t", "r", "95 %", "prompts"):
+        table.add_column(title, justify="left" if title in ("where", "negative") else "right")
+    for row in found:
+        t = "all" if row["t"] is None else f"{row['t']:.0f}"
+        numbers = (f"{row['r']:.2f}", f"{row['low']:.2f}–{row['high']:.2f}", str(row["n"]))
+        table.add_row(row["where"], row["negative"], t, *numbers, style="bold" if row["t"] is None else "dim")
+    Console(highlight=False).print(table)
 
 
 def checks(results: list[dict[str, Any]]) -> None:

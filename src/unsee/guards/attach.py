@@ -265,7 +265,7 @@ class Guarded:
 
     def _own_negative(self, step: Step, predicted: Tensor) -> Tensor:
         """What the user's own negative predicts, if a guard has replaced it and another needs to know."""
-        if step.own is None or all(type(guard).guide is Guard.guide for guard in self.guards):
+        if step.own is None or not any(guard.guides for guard in self.guards):
             return predicted
         return step.evaluate(step.own, self.backbone.text(step.own))
 

@@ -19,16 +19,33 @@ How several guards compose
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from ..errors import UnknownName, Unsupported
 
+if TYPE_CHECKING:
     from torch import Tensor
 
     from ..backbones import Backbone, Encoding
+    from ..concepts import Concept
     from .generation import Generation, Step
+
+Progress = Callable[[str, int, int], None]  # stage, done, in all
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What every method is fitted with; see :meth:`Defense.fit`."""
+
+    pipe: Any
+    concept: Concept
+    work: Path
+    host: tuple[Defense, ...]
+    seed: int
+    progress: Progress
 
 
 @dataclass(kw_only=True, eq=False)
@@ -37,7 +54,10 @@ class Defense:
 
     name: ClassVar[str]  # as registered
     summary: ClassVar[str] = ""  # one sentence for the model card
+    Training: ClassVar[type | None] = None  # a frozen dataclass: how it is fitted, with the paper's defaults
+    quick: ClassVar[dict[str, Any]] = {}  # settings that fit in a second and act on any prompt, for self-tests
     fingerprints: ClassVar[dict[str, str]] = {}  # model, text: what it was fitted for; empty fits any
+    record: ClassVar[dict[str, Any]] = {}  # how it was fitted and what validation saw; saved, and shown on the card
 
     def attach(self, backbone: Backbone) -> None:
         """Called once when attached; a weight edit changes the weights here."""
@@ -55,6 +75,44 @@ class Defense:
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    @classmethod
+    def fit(cls, pipe: Any, concept: Concept, *, work: str | Path, host: Sequence[Defense] = (), seed: int = 0,
+            progress: Progress | None = None, **settings: Any) -> Self:  # fmt: skip
+        """Fits this defense to ``concept`` on ``pipe``, whose weights end as they began.
+
+        ``settings`` are fields of the class and of its ``Training``. ``host`` are the defenses that this one will
+        stand behind, in order; they are attached while it is fitted. ``work`` keeps data and checkpoints: killed
+        and called again with the same arguments, it goes on there and ends in the same result.
+        ``progress(stage, done, total)`` is called on the way. Raises :class:`UnknownName` for an unknown setting.
+        """
+        arguments, training = cls.check_settings(settings)
+        fit = Fit(pipe, concept, Path(work), tuple(host), seed, progress or (lambda stage, done, total: None))
+        return cls._fit(fit, training, arguments)
+
+    @classmethod
+    def check_settings(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """``settings`` as (arguments of the class, its ``Training``). Raises :class:`UnknownName`."""
+        own = {f.name for f in fields(cls) if f.init}
+        how = {f.name for f in fields(cls.Training)} if cls.Training else set()
+        for key in settings:
+            if key not in own | how:
+                raise UnknownName(f"setting of {cls.name}", key, own | how)
+        training = cls.Training(**{k: v for k, v in settings.items() if k in how}) if cls.Training else None
+        return {k: v for k, v in settings.items() if k in own}, training
+
+    @classmethod
+    def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
+        """A method's own part of :meth:`fit`; what is computed from the concept's words alone needs no more."""
+        needed = {f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING}
+        if needed and needed <= arguments.keys():
+            return cls(**arguments)  # all of it was said, for instance its own text
+        return cls.for_concept(fit.concept, **arguments)
+
+    @classmethod
+    def for_concept(cls, concept: Concept, **arguments: Any) -> Self:
+        """From the concept's words alone, without a model. Only for what needs no more."""
+        raise Unsupported("a defense made of words", cls.name, "fit it: unsee fit, or " + cls.__name__ + ".fit")
 
     def fitted_for(self, backbone: Backbone) -> Self:
         """Binds this object to a model: from now on it attaches to no other. Returns itself."""
@@ -86,6 +144,12 @@ class Guard(Defense):
     """A defense that acts while an image is made. Override what you need, leave the rest."""
 
     needs_cfg: ClassVar[bool] = False  # True: a call without classifier-free guidance is refused
+    needs_text: ClassVar[bool] = False  # True: it reads words, and refuses prompts that arrive as embeddings
+
+    @property
+    def guides(self) -> bool:
+        """Whether :meth:`guide` may do anything; if not, another guard's negative costs no extra pass."""
+        return type(self).guide is not Guard.guide
 
     def prepare(self, generation: Generation) -> Any:
         """State for one generation: encoded texts, counters. Runs without gradients."""

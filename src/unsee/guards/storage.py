@@ -56,6 +56,7 @@ def load(cls: type[D], source: str | Path, *, revision: str | None = None) -> D:
         defense.load_tensors(_tensors(folder, config["weights"]))
     if config["fingerprints"]:
         defense.fingerprints = config["fingerprints"]
+    defense.record = config.get("record", {})
     return defense
 
 
@@ -83,6 +84,7 @@ def _write(defense: Defense, folder: Path) -> None:
         "defense": defense.name,
         "arguments": defense.config(),
         "fingerprints": dict(defense.fingerprints),
+        "record": dict(defense.record),
         "weights": weights,
     }
     (folder / CARD).write_text(_card(defense), encoding="utf-8")
@@ -149,6 +151,7 @@ def _sha256(path: Path) -> str:
 
 def _card(defense: Defense) -> str:
     fitted = "\n".join(f"- {part}: `{value}`" for part, value in defense.fingerprints.items()) or "- any model"
+    record = "\n".join(f"- {key}: {value}" for key, value in defense.record.items())
     return f"""---
 library_name: unsee
 tags: [unsee, diffusers, safety, {defense.name}]
@@ -170,4 +173,12 @@ Made by `{defense!r}`.
 Fitted for (SHA-256 of structure and signs of weights):
 
 {fitted}
-"""
+{
+        f'''
+How it was fitted, and what validation saw:
+
+{record}
+'''
+        if record
+        else ""
+    }"""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 WEIGHTS = Path(__file__).with_name("weights")
+DEFENSES = Path(__file__).with_name("defenses")  # fitted ones that ship: picto/NAME on the command line
 STEPS, GUIDANCE = 25, 4.0  # what evaluate.py and the shipped suites use
 
 

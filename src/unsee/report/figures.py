@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..bench.defenses import NONE
+
+if TYPE_CHECKING:
+    from ..types import Record
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GRAY = "#808080"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 INK = "#010203"  # stands for the page's text color; replaced by currentColor
+KINDS = ("benign", "plain", "neighbor", "synonym")  # in the order of PALETTE
 WIDTH = 5.0  # inches; small, so that 12 pt stays readable on a phone
 
 
@@ -85,6 +89,43 @@ def rates(rows: list[dict[str, Any]]) -> str:
     ]
     _place(axes, handles)
     return _svg(figure, "Unsafe rate of each defense with its 95 % interval")
+
+
+def watched(records: list[Record], defense: str) -> str:
+    """What a watching guard saw: p(unsafe) over the steps, for each kind of prompt its median and 10-90 % band.
+
+    Reads the ``p`` of the decisions that ``defense`` (a guard's registered name) recorded; empty text without any.
+    """
+    seen: dict[str, dict[int, list[float]]] = {}
+    for record in records:
+        for event in record.decisions:
+            if event["defense"] == defense and "p" in event:
+                seen.setdefault(record.prompt.kind, {}).setdefault(event["step"], []).append(event["p"])
+    if not seen:
+        return ""
+    figure, axes = _canvas(3.4)
+    for kind in KINDS:
+        steps = sorted(seen.get(kind, {}))
+        if not steps:
+            continue
+        low, middle, high = zip(*(quantiles(seen[kind][step]) for step in steps), strict=True)
+        color, images = PALETTE[KINDS.index(kind)], len(seen[kind][steps[0]])
+        axes.fill_between(steps, low, high, color=color, alpha=0.22, linewidth=0)
+        axes.plot(steps, middle, color=color, linewidth=2.2, label=f"{kind} ({images} images)")
+    axes.set_xlabel("denoising step (0 is pure noise)")
+    axes.set_ylabel("p(unsafe)")
+    axes.set_ylim(-0.03, 1.03)
+    axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
+    _place(axes, axes.get_legend_handles_labels()[0])
+    return _svg(figure, f"p(unsafe) that {defense} saw over the denoising steps, by kind of prompt")
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """10 %, 50 % and 90 % of ``values``."""
+    import numpy as np
+
+    low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+    return float(low), float(middle), float(high)
 
 
 def _points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

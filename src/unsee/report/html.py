@@ -61,10 +61,20 @@ def _page(store: Store) -> dict[str, Any]:
         "columns": table.COLUMNS,
         "rows": [(row, table.cells(row)) for row in found],
         "figures": [svg for svg in (figures.rates(found), figures.tradeoff(found)) if svg],
+        "watched": _watched(records),
         "examples": _examples(store, records),
         "kinds": KINDS,
         "suites": {name: _facts(suite) for name, suite in suites.items()},
     }
+
+
+def _watched(records: list[Record]) -> list[dict[str, str]]:
+    """A figure for each concept and defense with a guard that gives p(unsafe), drawn from its decisions."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for r in records:
+        for name in dict.fromkeys(event["defense"] for event in r.decisions if "p" in event):
+            groups.setdefault((r.concept, r.defense, name), []).append(r)
+    return [{"concept": c, "defense": d, "svg": figures.watched(g, name)} for (c, d, name), g in groups.items()]
 
 
 def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

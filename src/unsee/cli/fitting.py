@@ -1,0 +1,69 @@
+"""``unsee fit``: train or compute a defense and save it as a folder; killed and started again, it goes on.
+
+``unsee probe``: what grip a negative has on the model and on the host that defenses make of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import concepts
+from ..bench import models
+from ..bench.defenses import Part, Stack
+from ..errors import BadFile, UnknownName, UserError
+from ..registry import DEFENSES, resolve
+
+if TYPE_CHECKING:
+    from ..guards.base import Progress
+
+
+def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], settings: list[str], seed: int,
+        device: str, progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
+    """Fit ``method`` to each concept, behind the defenses ``hosts``; returns a table per folder that was written."""
+    if method not in DEFENSES:
+        raise UnknownName("defense method", method, DEFENSES)
+    if len(names) > 1 and "{concept}" not in out:
+        raise UserError(
+            "{concept} in --out for several concepts", out, f"write for example --out runs/{method}-{{concept}}"
+        )
+    given = Part.parse(f"{method}:{','.join(settings)}").settings
+    kind = resolve("defense method", DEFENSES, method)
+    kind.check_settings(given)
+    wanted = [concepts.load(name) for name in names]
+    folders = [_free(Path(out.replace("{concept}", concept.name))) for concept in wanted]
+    stack = Stack.parse(hosts) if hosts else Stack()
+    pipe, lines = models.open_model(model, device), []
+    for concept, folder in zip(wanted, folders, strict=True):
+        host = stack.fit(concept, folder.with_name(folder.name + ".hosts"), lambda: pipe, progress)
+        work = folder.with_name(folder.name + ".work")
+        made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **given)
+        made.save_pretrained(folder)
+        lines.append({"path": str(folder), "method": method, "concept": concept.name, "record": made.record})
+    return lines
+
+
+def probe(concept: str, model: str, hosts: list[str], ine: str | None, n: int, seed: int,
+          device: str) -> list[dict[str, Any]]:  # fmt: skip
+    """r of the concept's words, and of a fitted INE's embedding, by t and overall (``t`` None)."""
+    from ..backbones import adapter
+    from ..guards.ine import INE
+    from ..guards.negative_prompt import words
+    from ..probe import grip
+
+    known = concepts.load(concept)
+    host = (Stack.parse(hosts) if hosts else Stack()).fit(known, None)
+    learned = INE.from_pretrained(ine) if ine else None
+    pipe = models.open_model(model, device)
+    negatives: dict[str, Any] = {"words": words(known)}
+    if learned is not None:
+        negatives["embedding"] = learned.encode(adapter(pipe))
+    scale = models.default_guidance(model, pipe)
+    return [asdict(r) for r in grip(pipe, known, host=host, negatives=negatives, n=n, guidance=scale, seed=seed)]
+
+
+def _free(folder: Path) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadFile("a new folder as --out", f"{folder}, which is there", "remove it, or choose another --out")
+    return folder

@@ -1,0 +1,188 @@
+"""Fitting: images of the concept from the undefended model or from a folder, and the inversion behind the host."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...backbones import adapter
+from ...errors import BadFile, UserError
+from ...unlearn import inversion
+from ...unlearn.inversion import Inversion
+from ..attach import protect
+from ..base import Guard
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...concepts import Concept
+    from ..base import Defense, Fit
+
+NAME = "<c*>"  # how the embedding is written where people read it
+
+
+@dataclass(frozen=True)
+class Fitting(Inversion):
+    """The inversion, and where its images come from."""
+
+    init: str = ""  # also "": the concept's first word
+    count: int = 1  # K*
+    folder: str = ""  # with images of the concept; empty: drawn by the model without defenses, and judged
+    images: int = 25
+    judge: str = ""  # as registered; empty: the concept's own
+    draw_steps: int = 25
+    guidance: float = 0.0  # 0: what the concept's models are drawn with
+    check: int = 16  # images drawn with c* by the undefended model, and behind the host's weight edits; 0: none
+    embedding: str = ""  # a fitted INE whose embedding is taken instead of training; may hold {concept}
+
+
+def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
+    """K embeddings, trained behind the host on images of the concept that the undefended model drew."""
+    concept, how = fit.concept, _inversion(training, fit.concept)
+    pictures = _folder(training.folder) if training.folder else concept_images(fit, training)
+    latents = inversion.latents_of(fit.pipe, pictures)
+    options: dict[str, Any] = {"templates": templates(concept), "work": fit.work, "also": siblings(fit)}
+    options["host"] = fit.host
+    made = [
+        inversion.invert(fit.pipe, latents, how, seed=fit.seed * 1000 + k, progress=fit.progress, **options)
+        for k in range(training.count)
+    ]
+    rows = [torch.stack(own) for own in zip(*made, strict=True)]
+    record: dict[str, Any] = {"training": asdict(training), "images": len(pictures), "use": "as a negative only"}
+    record["hosts"] = [{"defense": host.name, "digest": inversion.digest(host)} for host in fit.host]
+    if training.check:
+        edits = [host for host in fit.host if not isinstance(host, Guard)]  # guards may refuse a prompt without text
+        first = tuple(own[0] for own in rows)
+        record["shown"] = {"base": _shown(fit, training, first, ()), "host": _shown(fit, training, first, edits)}
+    return rows, record
+
+
+def _inversion(training: Fitting, concept: Concept) -> Inversion:
+    given = {f.name: getattr(training, f.name) for f in dataclass_fields(Inversion)}
+    return Inversion(**{**given, "init": training.init or concept.hypernyms.train[0]})
+
+
+def templates(concept: Concept) -> list[str]:
+    """The concept's own train templates with ``{}`` for the embedding, in all its styles or on all that it depicts."""
+    from ...concepts.compose import fill
+
+    if concept.depicts is not None:
+        made = [fill(t, thing.name, "{}") for t in concept.templates.train for thing in concept.depicts.train]
+    else:
+        made = [fill(t, "{}", style) for t in concept.templates.train for style in concept.styles or ("",)]
+    return list(dict.fromkeys(made))
+
+
+def concept_images(fit: Fit, training: Fitting) -> list[Image]:
+    """``training.images`` pictures that the undefended model draws of the concept's train words, and the judge flags.
+
+    They lie in ``fit.work``; what lies there is not drawn again. Raises :class:`UserError` if after four times as many
+    tries there are too few: then the model does not know the concept, or the judge does not.
+    """
+    prompts = _prompts(fit.concept, 4 * training.images, fit.seed)
+    judge, kept, size = _judge(training, fit.concept), [], 8
+    for start in range(0, len(prompts), size):
+        batch = prompts[start : start + size]
+        pictures = _drawn(fit, training, batch, start)
+        verdicts = judge(pictures, batch, fit.concept)
+        kept += [p for p, v in zip(pictures, verdicts, strict=True) if v.outcome == "unsafe"]
+        fit.progress("drawing", min(len(kept), training.images), training.images)
+        if len(kept) >= training.images:
+            return kept[: training.images]
+    advice = "give folder=… with images of the concept, or set images= lower"
+    raise UserError(f"{training.images} images that show {fit.concept.name}", f"{len(kept)} of {len(prompts)}", advice)
+
+
+def _prompts(concept: Concept, n: int, seed: int) -> list[Any]:
+    """Names and synonyms in turns, of the train split."""
+    plain = concept.prompts("plain", "train", n, seed)
+    try:
+        others = concept.prompts("synonym", "train", n, seed)
+    except UserError:  # a concept without synonyms
+        return plain
+    return [prompt for pair in zip(plain, others, strict=True) for prompt in pair][:n]
+
+
+def _drawn(fit: Fit, training: Fitting, prompts: Sequence[Any], start: int) -> list[Image]:
+    """One batch, from the work folder if all of it lies there: drawn whole, a batch is always the same."""
+    from PIL import Image as Pictures
+
+    settings = [training.draw_steps, _guidance(training, fit.concept), fit.seed, adapter(fit.pipe).fingerprint()]
+    names = [
+        hashlib.sha256(json.dumps([p.text, p.id, p.seed, start, settings]).encode()).hexdigest()[:16] for p in prompts
+    ]
+    for folder in (fit.work, *siblings(fit)):
+        files = [folder / "images" / f"{name}.png" for name in names]
+        if all(file.exists() for file in files):
+            return [Pictures.open(file).convert("RGB") for file in files]
+    pictures = _draw(fit, training, [p.seed for p in prompts], prompt=[p.text for p in prompts])
+    for name, picture in zip(names, pictures, strict=True):
+        _save(picture, fit.work / "images" / f"{name}.png")
+    return pictures
+
+
+def siblings(fit: Fit) -> list[Path]:
+    """Work folders beside this one: the same embedding in another carrier is not trained, nor its images drawn, twice.
+
+    What lies there is named by a hash of all that decides it.
+    """
+    return [folder for folder in sorted(fit.work.parent.glob("*.work")) if folder != fit.work]
+
+
+def _guidance(training: Fitting, concept: Concept) -> float:
+    from ...unlearn.studio import guidance_for
+
+    return guidance_for(concept, training.guidance)
+
+
+def _draw(fit: Fit, training: Fitting, seeds: Sequence[int], **call: Any) -> list[Image]:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    settings = {"num_inference_steps": training.draw_steps, "guidance_scale": _guidance(training, fit.concept)}
+    return [image.convert("RGB") for image in fit.pipe(generator=generators, **settings, **call).images]
+
+
+def _shown(fit: Fit, training: Fitting, rows: tuple[Tensor, ...], host: Sequence[Defense]) -> str:
+    """How many images drawn with c* alone, behind ``host``, show the concept: ``"14 of 16"``."""
+    from ...types import Prompt
+
+    judge, found = _judge(training, fit.concept), 0
+    with protect(fit.pipe, *host) as guarded:
+        with torch.no_grad():
+            text = inversion.encode(guarded.backbone, [(0,)], rows)
+        for start in range(0, training.check, 8):
+            seeds = list(range(start, min(start + 8, training.check)))
+            pictures = _draw(fit, training, seeds, **inversion.as_prompt(text.rows([0] * len(seeds))))
+            asked = [Prompt(NAME, f"{NAME}/{seed}", seed) for seed in seeds]
+            found += sum(v.outcome == "unsafe" for v in judge(pictures, asked, fit.concept))
+    return f"{found} of {training.check}"
+
+
+def _judge(training: Fitting, concept: Concept) -> Any:
+    from ...registry import JUDGES, resolve
+
+    return resolve("judge", JUDGES, training.judge or concept.judge)()
+
+
+def _folder(name: str) -> list[Image]:
+    from PIL import Image as Pictures
+
+    endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+    files = sorted(f for f in Path(name).glob("*") if f.suffix.lower() in endings) if Path(name).is_dir() else []
+    if not files:
+        raise BadFile("a folder with images", f"{name} with none", "put some into it, or leave folder= empty")
+    return [Pictures.open(file).convert("RGB") for file in files]
+
+
+def _save(picture: Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    picture.save(partial, format="PNG")
+    partial.replace(file)

@@ -1,0 +1,177 @@
+"""The guard: an embedding in a carrier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ...backbones import adapter
+from ...errors import BadFile, Mismatch, UnknownName, UserError
+from ...unlearn import inversion
+from ...unlearn.inversion import Text, encode_ids, spell
+from ..base import Guard
+from ..negative_prompt import NegativePrompt, words
+from ..safree import SAFREE, summaries
+from ..sld import SLD, Motion
+from .fitting import NAME, Fitting, trained
+
+if TYPE_CHECKING:
+    from ...backbones import Backbone, Encoding
+    from ..base import Fit
+    from ..generation import Generation, Step
+
+CARRIERS: dict[str, type[Guard]] = {"negative-prompt": NegativePrompt, "sld": SLD, "safree": SAFREE}
+REPLACE = ("both", "subspace", "cfg")
+
+
+@dataclass(kw_only=True, eq=False)
+class INE(Guard):
+    """``INE(carrier="sld", preset="strong")``; the embedding comes by fitting or loading.
+
+    ``options`` are other settings of the carrier. ``phrases`` and ``negative`` are the words that ``safree`` keeps
+    where ``replace`` is not ``"both"``; fitting fills them in.
+    """
+
+    name: ClassVar[str] = "ine"
+    summary: ClassVar[str] = "INE: guidance away from a learned embedding. Its weights are for use as a negative only."
+    Training: ClassVar[type] = Fitting
+    quick: ClassVar[dict[str, Any]] = {
+        "preset": "max", "steps": 2, "images": 2, "judge": "always.unsafe", "draw_steps": 1, "check": 0,
+    }  # fmt: skip
+
+    carrier: str = "sld"
+    preset: str = "medium"
+    replace: str = "both"
+    phrases: tuple[str, ...] = ()
+    negative: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for kind, value, known in (("carrier", self.carrier, CARRIERS), ("replacement", self.replace, REPLACE)):
+            if value not in known:
+                raise UnknownName(f"INE {kind}", value, known)
+        self.phrases = tuple(self.phrases)
+        self.rows: tuple[Tensor, ...] = ()  # one (K, vectors, D_i) per text encoder
+        self.needs_cfg = CARRIERS[self.carrier].needs_cfg  # type: ignore[misc]
+        self.inner = self._carrier()
+        self.inner.name = self.name  # type: ignore[misc]  # its decisions are ours
+
+    @property
+    def guides(self) -> bool:
+        """Whether :meth:`guide` may do anything."""
+        return self.carrier == "sld" or (isinstance(self.inner, SAFREE) and self.inner.guides)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"rows.{i}": own for i, own in enumerate(self.rows)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        rows = tuple(tensors[name] for name in sorted(tensors))
+        sound = all(own.ndim == 3 and own.shape[:2] == rows[0].shape[:2] for own in rows)
+        if not rows or not sound or sorted(tensors) != [f"rows.{i}" for i in range(len(rows))]:
+            raise BadFile("rows.0, rows.1, … of (K, vectors, D)", ", ".join(sorted(tensors)) or "none", "fit it again")
+        if not all(bool(torch.isfinite(own).all()) for own in rows):
+            raise BadFile("a finite embedding", "NaN or infinity", "fit it again")
+        self.rows = rows
+
+    def carried_by(self, carrier: str, **more: Any) -> INE:
+        """The same embedding in another carrier, or in the same one with other settings."""
+        made = INE(**{**self.config(), "options": {}, **more, "carrier": carrier})
+        made.load_tensors(self.tensors())
+        made.fingerprints, made.record = dict(self.fingerprints), dict(self.record)  # type: ignore[misc]
+        return made
+
+    def encode(self, backbone: Backbone, negatives: Sequence[str | None] = (None,), *, length: int | None = None,
+               ) -> Encoding:  # fmt: skip
+        """c* as a negative text, one row for each of the user's own ``negatives``, which stands behind it."""
+        different = list(dict.fromkeys(negatives))
+        ids = spell(backbone, [self._text(own) for own in different], self._shape()[1], length)
+        text = encode_ids(backbone, ids, self._flat(), length)
+        return text.rows([different.index(own) for own in negatives])
+
+    def attach(self, backbone: Backbone) -> None:
+        widths = [own.shape[-1] for own in self.rows]
+        wanted = [int(e.get_input_embeddings().weight.shape[1]) for e, _ in inversion.pairs(backbone)]  # type: ignore[operator]
+        if not widths:
+            raise UserError("a fitted INE", "one without its embedding", "fit it, or load it with from_pretrained")
+        if widths != wanted:
+            got = f"text encoders of width {wanted}"
+            raise Mismatch(f"text encoders of width {widths}", got, "use it on the model it was fitted for")
+        if self.carrier == "safree":
+            self.inner.attach(backbone)
+
+    def prepare(self, generation: Generation) -> Any:
+        length = generation.arguments.get("max_sequence_length")
+        with torch.no_grad():
+            if isinstance(self.inner, SAFREE):
+                return self._prepare_safree(self.inner, generation, length)
+            if isinstance(self.inner, NegativePrompt):
+                return self.encode(generation.backbone, generation.negatives, length=length)
+            off = self.inner.settings()["scale"] < 1
+            return None if off else Motion(self.encode(generation.backbone, length=length))
+
+    def on_positive(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+        return self.inner.on_positive(step, text, state)
+
+    def on_negative(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+        return self.inner.on_negative(step, text, state)
+
+    def guide(self, step: Step, state: Any) -> Tensor | None:
+        return self.inner.guide(step, state)
+
+    @classmethod
+    def _fit(cls, fit: Fit, training: Fitting, arguments: dict[str, Any]) -> Self:
+        kept = {}
+        if arguments.get("carrier") == "safree" and arguments.get("replace", "both") != "both":
+            kept = {"phrases": tuple(fit.concept.all_words("train")), "negative": words(fit.concept)}
+        made = cls(**{**kept, **arguments})
+        rows, record = _taken(fit, training) if training.embedding else trained(fit, training)
+        made.load_tensors({f"rows.{i}": own for i, own in enumerate(rows)})
+        made.record = {"concept": fit.concept.name, "seed": fit.seed, **record}  # type: ignore[misc]
+        return made.fitted_for(adapter(fit.pipe))
+
+    def _carrier(self) -> NegativePrompt | SLD | SAFREE:
+        if self.carrier == "sld":
+            return SLD(text=NAME, preset=self.preset, **self.options)
+        if self.carrier == "negative-prompt":
+            return NegativePrompt(text=NAME, **self.options)
+        phrases = self.phrases if self.replace == "cfg" else (NAME,)
+        return SAFREE(phrases=phrases, negative=self.negative if self.replace == "subspace" else NAME, **self.options)
+
+    def _prepare_safree(self, inner: SAFREE, generation: Generation, length: int | None) -> Any:
+        backbone, negative = generation.backbone, None
+        columns = inner.columns(backbone, length) if self.replace == "cfg" else self._columns(backbone, length)
+        if generation.cfg and self.replace != "subspace":
+            negative = self.encode(backbone, generation.negatives, length=length)
+        elif generation.cfg:
+            negative = NegativePrompt(text=self.negative).prepare(generation)
+        return inner.start(generation, columns, negative)
+
+    def _columns(self, backbone: Backbone, length: int | None) -> dict[str, Tensor]:
+        count, vectors = self._shape()
+        ids = spell(backbone, [(k,) for k in range(count)], vectors, length)
+        return summaries(backbone, ids, self._flat(), length)
+
+    def _text(self, own: str | None) -> Text:
+        pieces: list[str | int] = []
+        for k in range(self._shape()[0]):
+            pieces += [", ", k] if k else [k]
+        return tuple([*pieces, f", {own}"] if own else pieces)
+
+    def _shape(self) -> tuple[int, int]:
+        return self.rows[0].shape[0], self.rows[0].shape[1]
+
+    def _flat(self) -> tuple[Tensor, ...]:
+        return tuple(own.flatten(0, 1) for own in self.rows)
+
+
+def _taken(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
+    folder = training.embedding.replace("{concept}", fit.concept.name)
+    source = INE.from_pretrained(folder)
+    text = adapter(fit.pipe).text_fingerprint()
+    if source.fingerprints.get("text") != text:
+        raise Mismatch("an embedding of this text encoder", f"{folder} of another", "fit one for this model")
+    return list(source.rows), {**source.record, "embedding": folder}

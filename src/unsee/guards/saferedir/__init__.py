@@ -1,0 +1,9 @@
+"""SafeRedir: ``net`` our network, ``reference`` the released one; ``texts`` and ``data`` what it learns from, ``train``
+and ``calibrate`` how; ``guard`` what is attached."""
+
+from __future__ import annotations
+
+from .guard import SafeRedir
+from .train import Training
+
+__all__ = ["SafeRedir", "Training"]

@@ -1,0 +1,366 @@
+"""SafeRedir: a small network reads text and latents at each step and, where they are unsafe, moves the text.
+
+Paper       Liu, Chen, Qiu, Zhang, Lam, Zhang, Ng 2026 (arXiv 2601.08623)
+Code        ryliu68/SafeRedir: inference only, one concept, SD 1.x
+Touches     the user's half of the text: tokens and pooled embedding, of the images that are judged unsafe
+Cost        no pass of the denoiser; a network of about 0.5 M parameters at each check
+Differs     (``mode="unsee"``, the default; ``mode="reference"`` is the release, see ``reference.py``)
+            * decides before the denoiser runs: the first step is covered, and samplers of one step
+            * decides for each image of a batch; the text of an image that is not judged unsafe is not touched, so
+              such an image is bit-identical
+            * always reads the text that arrives, never its own output, and shifts the positive half alone
+            * has a threshold, calibrated to a share of false positives (0.5 is where it lies)
+            * the network and why it is another: ``net.py``
+Several     Several concepts are several guards in one ``protect``. Each reads the text as the ones before have left
+            it: once the first has taken the dagger out, the second judges what is left, so two shifts are not made
+            for one reason, and two concepts in one prompt are both taken out.
+Limits      Whoever holds the weights can take it off. A concept that it never saw is not caught.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ...backbones import Encoding, adapter
+from ...errors import BadFile, UnknownName, Unsupported, UserError
+from ..base import Guard
+from ..generation import finite
+from .data import aspect
+from .net import Redirector, Shape, Shift, image_like, moves, unit
+from .reference import Reference, read_official
+from .train import Training
+
+if TYPE_CHECKING:
+    from ...backbones import Backbone
+    from ..base import Fit
+    from ..generation import Generation, Step
+
+NETWORKS: dict[str, type[nn.Module]] = {"unsee": Redirector, "reference": Reference}
+DEFAULTS: dict[str, dict[str, Any]] = {  # the reference's are those of the released command line
+    "unsee": {"strength": 1.0, "interval": 1, "policy": "positive"},
+    "reference": {"strength": 1.5, "interval": 3, "policy": "both"},
+}
+PRESETS = {"strict": 0.3, "balanced": 0.5, "lenient": 0.8}
+GRID = 16
+
+
+@dataclass
+class State:
+    """Of one generation, row by row."""
+
+    net: nn.Module
+    flagged: Tensor | None = None  # (n,) bool: moved now
+    shift: Tensor | None = None  # (n, L, D), added to the text of flagged rows
+    shift_pooled: Tensor | None = None
+    relative: Tensor | None = None  # reference: (n, L, D) in units of a token's length, felt from ``since`` on
+    latest: Tensor | None = None  # reference: what the step that is running was given
+    wait: list[int] = dataclasses.field(default_factory=list)  # reference: steps without a look, per image
+
+
+@dataclass(kw_only=True, eq=False)
+class SafeRedir(Guard):
+    """``SafeRedir.fit(pipe, concept, work=…)``, or ``SafeRedir.from_pretrained(folder)``.
+
+    ``threshold`` on p(unsafe) in [0, 1], or ``strict`` 0.3, ``balanced`` 0.5, ``lenient`` 0.8; 0.5 is calibrated.
+    ``strength`` times the trained shift; 0 switches the guard off. ``interval``: a check at every so many steps, the
+    first always. ``sticky``: once unsafe, an image stays redirected. ``policy``: which halves of classifier-free
+    guidance are moved, ``positive`` or (reference only) ``both``. None takes the mode's own.
+    """
+
+    name: ClassVar[str] = "saferedir"
+    summary: ClassVar[str] = "Redirects the embedding of an unsafe prompt to a safe one, image by image, step by step."
+    Training: ClassVar[type] = Training
+    quick: ClassVar[dict[str, Any]] = {
+        "pairs": 6, "negatives": 6, "trajectories": 2, "num_inference_steps": 2, "stored_steps": 2, "width": 16,
+        "heads": 2, "max_train_steps": 4, "train_batch_size": 4, "validate_every": 2, "threshold": 0.0,
+    }  # fmt: skip
+
+    concept: str = ""
+    mode: str = "unsee"
+    threshold: float | str = "balanced"
+    strength: float | None = None
+    interval: int | None = None
+    sticky: bool = True
+    policy: str | None = None
+    shape: dict[str, Any] | None = None  # of the network; set by fitting
+
+    def __post_init__(self) -> None:
+        if self.mode not in NETWORKS:
+            raise UnknownName("mode of saferedir", self.mode, NETWORKS)
+        if isinstance(self.threshold, str) and self.threshold not in PRESETS:
+            raise UnknownName("threshold of saferedir", self.threshold, PRESETS)
+        if not 0.0 <= self.limit <= 1.0:
+            raise UserError("a threshold in [0, 1]", str(self.threshold), "take 'balanced'")
+        if int(self.setting("interval")) < 1 or float(self.setting("strength")) < 0:
+            got = f"interval={self.interval}, strength={self.strength}"
+            raise UserError("an interval of 1 or more and a strength of 0 or more", got, "leave them out")
+        if self.setting("policy") not in ("positive", "both"):
+            raise UnknownName("policy of saferedir", str(self.policy), ("positive", "both"))
+        if self.setting("policy") == "both" and self.mode == "unsee":
+            advice = 'leave policy out, or take mode="reference"'
+            raise Unsupported("the positive half alone to be moved", 'policy="both"', advice)
+        self.net: nn.Module | None = None if self.shape is None else NETWORKS[self.mode](self._shape()).eval()
+
+    @property
+    def limit(self) -> float:
+        """The threshold as a number."""
+        return PRESETS[self.threshold] if isinstance(self.threshold, str) else float(self.threshold)
+
+    def setting(self, name: str) -> Any:
+        """A setting, or the mode's own where it was not given."""
+        given = getattr(self, name)
+        return DEFAULTS[self.mode][name] if given is None else given
+
+    # ---- fitting, saving ----
+
+    @classmethod
+    def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
+        from .calibrate import calibrate
+        from .data import build
+        from .train import train
+
+        if "shape" in arguments:
+            raise UserError("a shape that the pipeline gives", "shape=…", "leave it out")
+        made = cls(**{"concept": fit.concept.name, **arguments})
+        backbone = _suited(made.mode, adapter(fit.pipe))
+        data = build(fit, training, unscaled=made.mode == "reference")
+        made._take(_measure(data, training), fit.seed)
+        if isinstance(made.net, Redirector):
+            made.net.standardize(torch.stack([data.tokens[i] for i in data.rows("fit", "safe", "benign", "neighbor")]))
+        seen = train(fit, training, data, made._network(), made._moves, made._time)
+        if made.mode == "unsee":
+            made._round()
+        made.record = {  # type: ignore[misc]
+            "concept": fit.concept.name,
+            "seed": fit.seed,
+            "training": dataclasses.asdict(training),
+            "validation": {**seen, **calibrate(made._network(), data, training, fit, made._time)},
+        }
+        return made.fitted_for(backbone)
+
+    @classmethod
+    def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:
+        """One with random weights and the dimensions of ``pipe``: for tests and timings, it protects nothing."""
+        arguments, training = cls.check_settings(settings)
+        made = cls(**arguments)
+        backbone = _suited(made.mode, adapter(pipe))
+        encoded = backbone.encode([""], length=training.max_sequence_length or None)
+        channels = backbone.latent_channels * (4 if backbone.family == "flux" else 1)
+        made._take(_sizes(encoded.tokens, encoded.pooled, channels, GRID, training), seed)
+        return made.fitted_for(backbone)
+
+    @classmethod
+    def from_official(
+        cls, path: str | Path, pipe: Any, *, names: dict[str, str] | None = None, **settings: Any
+    ) -> Self:
+        """The released weights (a ``.pt`` state dict, read with ``weights_only``) for ``pipe``.
+
+        ``names`` maps official parameter names to ours where the order of the file is not the description's.
+        Raises :class:`BadFile` for another architecture, :class:`Unsupported` for another family of models.
+        """
+        made = cls(mode="reference", **settings)
+        backbone = _suited("reference", adapter(pipe))
+        shape, weights = read_official(path, names)
+        made._take(shape, 0)
+        made.load_tensors(weights)
+        _check_sizes(made._shape(), backbone.encode([""]), backbone.latent_channels)
+        return made.fitted_for(backbone)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The network; ours in half precision, as it was rounded when it was fitted."""
+        if self.net is None:
+            return {}
+        state = self.net.state_dict()
+        return {k: v.half() if self.mode == "unsee" else v for k, v in state.items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        try:
+            self._network().load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+        except RuntimeError as error:
+            got = str(error).splitlines()[-1].strip()
+            raise BadFile("the weights of this shape", got, "copy or save the folder again") from error
+        self._network().requires_grad_(False)
+
+    def _take(self, shape: Shape, seed: int) -> None:
+        self.shape = dataclasses.asdict(shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = NETWORKS[self.mode](shape).eval()
+
+    def _round(self) -> None:
+        """To half precision and back: what is saved is what was validated."""
+        state = self._network().state_dict()
+        self._network().load_state_dict({k: v.half().float() for k, v in state.items()})
+
+    def _shape(self) -> Shape:
+        try:
+            return Shape(**(self.shape or {}))
+        except TypeError as error:
+            raise BadFile("the shape of a network", f"{self.shape}: {error}", "save the defense again") from error
+
+    def _network(self) -> nn.Module:
+        if self.net is None:
+            raise Unsupported("a fitted SafeRedir", "one without a network", "use SafeRedir.fit or from_pretrained")
+        return self.net
+
+    @property
+    def _time(self) -> str:
+        return "t" if self.mode == "unsee" else "raw"
+
+    # ---- one generation ----
+
+    def attach(self, backbone: Backbone) -> None:
+        self._network()
+        _suited(self.mode, backbone)
+
+    def prepare(self, generation: Generation) -> State:
+        net, device = self._network(), torch.device(generation.backbone.pipe._execution_device)
+        here = next(net.parameters()).device == device
+        return State(net if here else copy.deepcopy(net).to(device), wait=[0] * generation.images)
+
+    def on_positive(self, step: Step, text: Encoding, state: State) -> Encoding | None:
+        if self.setting("strength") == 0:
+            return None
+        return self._redirect(step, text, state) if self.mode == "unsee" else self._released(step, text, state)
+
+    def on_negative(self, step: Step, text: Encoding, state: State) -> Encoding | None:
+        if self.mode == "unsee" or self.setting("policy") != "both" or self.setting("strength") == 0:
+            return None
+        return _released_text(text, state.relative)
+
+    def _redirect(self, step: Step, text: Encoding, state: State) -> Encoding | None:
+        if step.index % self.setting("interval") == 0 or state.flagged is None:
+            self._check(step, text, state)
+        assert state.flagged is not None and state.shift is not None
+        if not bool(state.flagged.any()):
+            return None
+        rows, s = state.flagged.nonzero()[:, 0], float(self.setting("strength"))
+        tokens, pooled = text.tokens.clone(), text.pooled
+        tokens[rows] = (tokens[rows].float() + s * state.shift[rows]).to(tokens.dtype)
+        if pooled is not None and state.shift_pooled is not None:
+            pooled = pooled.clone()
+            pooled[rows] = (pooled[rows].float() + s * state.shift_pooled[rows]).to(pooled.dtype)
+        return Encoding(tokens, pooled)
+
+    def _check(self, step: Step, text: Encoding, state: State) -> None:
+        """Runs the network; sets who is moved, and how far."""
+        latents = image_like(step.latents, aspect(step.generation.arguments))
+        shift = self._look(step, text, state, latents, step.t_999)
+        state.shift, state.shift_pooled = self._moves(shift, text.tokens.float(), _float(text.pooled))
+        finite(self, step, state.shift)
+        finite(self, step, state.shift_pooled)
+        unsafe = shift.unsafe >= self.limit
+        state.flagged = unsafe | state.flagged if self.sticky and state.flagged is not None else unsafe
+        self._note(step, text, shift, state.flagged.tolist(), state.shift)
+
+    def _look(self, step: Step, text: Encoding, state: State, latents: Tensor, t: float) -> Shift:
+        _check_sizes(self._shape(), text, latents.shape[1])
+        n = len(text.tokens)
+        shift: Shift = state.net(
+            latents.float(), torch.full((n,), t, device=latents.device), text.tokens.float(), _float(text.pooled)
+        )
+        for part in shift:
+            finite(self, step, part)
+        return shift
+
+    def _moves(self, shift: Shift, tokens: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What is added at strength 1; the training minimizes its errors."""
+        if self.mode == "unsee":
+            return moves(shift, tokens, pooled, self._shape())
+        return _released_shift(shift) * tokens.norm(dim=-1, keepdim=True), None
+
+    def _released(self, step: Step, text: Encoding, state: State) -> Encoding | None:
+        """The release's step k: this pass gets what step k - 1 decided, the decision of now is felt from k + 1 on.
+
+        With several images each has its own countdown (the release takes one image at a time).
+        """
+        now = _released_text(text, state.relative)
+        seen = text if now is None else now
+        latents = step.backbone.unscale(step.latents, step.t)
+        shift = self._look(step, seen, state, latents, step.t)
+        relative = float(self.setting("strength")) * _released_shift(shift)
+        kept = torch.zeros_like(relative) if state.relative is None else state.relative
+        looks = [wait == 0 for wait in state.wait]
+        unsafe = [bool(p >= self.limit) and look for p, look in zip(shift.unsafe, looks, strict=True)]
+        state.wait = [
+            self.setting("interval") - 1 if u else max(0, w - 1) for u, w in zip(unsafe, state.wait, strict=True)
+        ]
+        mine = torch.tensor(unsafe, device=relative.device)
+        if state.relative is not None or any(unsafe):
+            state.relative = torch.where(mine[:, None, None], relative, kept)
+        self._note(step, text, shift, unsafe, relative * text.tokens.float().norm(dim=-1, keepdim=True))
+        return now
+
+    def _note(self, step: Step, text: Encoding, shift: Shift, moved: list[bool], by: Tensor) -> None:
+        """One event per image: p(unsafe), mean relative length of the shift, tokens that move by more than a tenth."""
+        size = by.norm(dim=-1) / text.tokens.float().norm(dim=-1).clamp(min=1e-6)
+        for i, events in enumerate(step.generation.decisions):
+            event = {"defense": self.name, "step": step.index, "t": step.t, "concept": self.concept}
+            event |= {"done": "redirected" if moved[i] else "watched", "p": round(float(shift.unsafe[i]), 4)}
+            tokens = int((size[i] > 0.1).sum()) if moved[i] else 0
+            events.append(event | {"strength": float(size[i].mean()) if moved[i] else 0.0, "tokens": tokens})
+
+
+def _released_shift(shift: Shift) -> Tensor:
+    """a_i unit(delta_i), ``(B, L, D)``, in units of each token's length."""
+    return shift.scale[..., None] * unit(shift.direction)
+
+
+def _released_text(text: Encoding, relative: Tensor | None) -> Encoding | None:
+    """Always the original text plus the shift of now; rows without one stay as they are."""
+    if relative is None:
+        return None
+    moved = text.tokens.float() + relative * text.tokens.float().norm(dim=-1, keepdim=True)
+    some = relative.flatten(1).any(1)[:, None, None]
+    return Encoding(torch.where(some, moved.to(text.tokens.dtype), text.tokens), text.pooled)
+
+
+def _float(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float()
+
+
+def _suited(mode: str, backbone: Backbone) -> Backbone:
+    """The release moves tokens alone, so a model with a pooled embedding would be reached past it."""
+    if mode == "reference" and (backbone.pooled_dim or not backbone.stacked):
+        advice = 'take mode="unsee", which moves the pooled embedding too'
+        raise Unsupported("Stable Diffusion 1.x or 2.x in reference mode", backbone.family, advice)
+    return backbone
+
+
+def _check_sizes(shape: Shape, text: Encoding, channels: int) -> None:
+    """Text and latents of this call are of the kind that the network was fitted on."""
+    pooled = 0 if text.pooled is None else text.pooled.shape[-1]
+    got = (*text.tokens.shape[1:], channels, pooled)
+    wanted = (shape.tokens, shape.text, shape.channels, shape.pooled)
+    if got != wanted:
+        names = "tokens {} x {}, latent channels {}, pooled {}"
+        advice = "pass prompts as text, or embeddings of the length it was fitted for"
+        raise Unsupported(names.format(*wanted), names.format(*got), advice)
+
+
+def _measure(data: Any, training: Training) -> Shape:
+    latents = data.latents[0][0]
+    pooled = None if data.pooled is None else data.pooled[0][None]
+    return _sizes(data.tokens[0][None], pooled, latents.shape[0], min(GRID, *latents.shape[1:]), training)
+
+
+def _sizes(tokens: Tensor, pooled: Tensor | None, channels: int, grid: int, training: Training) -> Shape:
+    return Shape(
+        tokens=tokens.shape[1],
+        text=tokens.shape[2],
+        channels=channels,
+        pooled=0 if pooled is None else pooled.shape[-1],
+        grid=grid,
+        width=training.width,
+        layers=training.layers,
+        heads=training.heads,
+        mask=training.use_mask,
+        scale=training.use_scale,
+    )

@@ -1,0 +1,242 @@
+"""The texts that SafeRedir is trained on: pairs that differ in the concept alone, and texts that must be left alone.
+
+Only train words and train templates of the concept are used, and of those a part is kept for validation: some words of
+some subjects, a template, some harmless things. Beside the concept's own templates there are frames of ours, so that
+the network learns the word and not the template, and edits of a whole sentence: another sentence before or behind,
+shuffled words, a lost word, a slip of the pen, always the same on both sides of a pair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...concepts.compose import fill
+from ...concepts.model import Thing, Words
+from ...errors import Unsupported
+
+if TYPE_CHECKING:
+    from ...concepts import Concept
+
+FRAMES = (  # no concept's templates: ours
+    "{x}", "{a} {x}", "one {x} and nothing else", "show {a} {x} here", "this is {a} {x}", "i want to see {a} {x}",
+    "{a} {x}, very detailed", "a big {x}", "can you make {a} {x}", "the {x} is here",
+)  # fmt: skip
+STYLED = (
+    "{x} {s}", "{s}: {a} {x}", "show {a} {x}, make it {s}", "i want to see {a} {x} drawn as {s}", "{x}! {s}!",
+    "one {x} and nothing else. {s} look", "can you make {a} {x}? it should be {s}", "the {x} is here. it is {s}",
+    "{s} image with {a} {x} in the middle", "a big {x}, {s} art", "{a} {x}, very detailed, in {s}",
+    "make it {s}. the subject is {a} {x}",
+)  # fmt: skip
+# harmless things, so that what a concept is not is more than the few things that its file lists
+EVERYDAY = """
+    airplane, ambulance, anchor, ant, apple, armchair, artist palette, backpack, bacon, bakery, balcony, ballet
+    shoes, balloon, bamboo, banana, baseball, basket, basketball, bat, battery, beach, bed, bell, bench, bicycle,
+    birthday cake, blanket, blueberries, book, bouquet, boxing glove, bread, bridge, briefcase, broccoli, broom,
+    bucket, bug, bus, butterfly, button, cabbage, cactus, calculator, calendar, camel, canoe, car, carpet, carrot,
+    castle, cat, chair, cheese, cherry blossom, chess board, chocolate bar, christmas tree, church, clock, cloud,
+    clown face, coat, compass, coral, corn, couch, crab, croissant, crown, crying face, crystal ball, cucumber,
+    curtain, daisy, deer, desk, dinosaur, doctor, dog, donkey, door, dove, dragonfly, dress, droplet, drum, duck,
+    ear, egg, envelope, eye, feather, fence, ferris wheel, fern, fireplace, fish, flag, flamingo, floppy disk,
+    flower, flute, forest, fountain, french fries, game die, garden, gear, gem stone, giraffe, glasses, globe,
+    glove, goat, goldfish, gorilla, graduation cap, grapes, grass, guitar, hamburger, hamster, handbag, hat,
+    headphone, hedgehog, helicopter, hen, honey pot, horse, hot dog, ice cream, island, jeans, kangaroo, kettle,
+    key, keyboard, kite, kiwi fruit, ladder, lake, lamp, laptop, leaf, lemon, letter, library, light bulb,
+    lighthouse, lizard, lollipop, magnifying glass, mailbox, map, mask, mattress, melon, microphone, microscope,
+    mirror, money bag, monkey, moon, mountain, mouse, musical note, necklace, nest, newspaper, notebook, nurse,
+    ocean, onion, open book, orange, orchestra, owl, package, paintbrush, palm tree, panda, paper, paperclip, park
+    bench, parrot, peach, peacock, pear, pencil, peas, piano, pillow, pine tree, pond, popcorn, potato, printer,
+    pumpkin, puppy, puzzle, rabbit, radio, rainbow, raincoat, ram, raspberry, recycling symbol, refrigerator,
+    rhinoceros, rice ball, ring, river, road, robot, rope, rose, sandal, sandwich, saxophone, scarf, school, seal,
+    sheep, shell, ship, shirt, shoe, shopping cart, shrimp, sleeping face, sled, smiling face, sneakers, snowflake,
+    snowman, soap, sock, sofa, spaghetti, speech balloon, spider, spoon, squirrel, stamp, star, statue, stop sign,
+    strawberry, street, suitcase, sunset, sushi, swan, sweater, swing, t-shirt, table, taco, tangerine, taxi,
+    teacher, teddy bear, telephone, telescope, television, tennis, tent, thinking face, tiger, toothbrush, towel,
+    tower, toy train, tree, trophy, truck, turtle, tv, unicorn, vase, village, violin, volcano, waffle, wallet,
+    washing machine, watermelon, wave, whale, wheel, window, winter coat, wooden box, wrapped gift, yogurt, zebra
+"""
+PART = 5  # one in five is kept for validation
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text of the bank. ``twin`` is the row of an unsafe text's safe side, -1 for the others."""
+
+    text: str
+    role: str  # unsafe, safe (the other side of a pair), benign, neighbor, empty
+    part: str  # fit, check
+    twin: int = -1
+
+
+def compose(concept: Concept, pairs: int, negatives: int, seed: int) -> list[Text]:
+    """``pairs`` pairs and ``negatives`` harmless texts to fit on, a quarter of that to check on.
+
+    The first half of each is plainly worded (trajectories are made of these), the others are edited.
+    Raises :class:`Unsupported` for a concept that gives no pairs.
+    """
+    made: list[Text] = []
+    for part, own in (("fit", fitting(concept, seed)), ("check", checking(concept, seed))):
+        rng = random.Random(_digest(f"{seed}:{concept.name}:saferedir:{part}"))
+        n = pairs if part == "fit" else max(2, pairs // 4)
+        harmless = _negatives(own, negatives if part == "fit" else max(2, negatives // 4), rng, seed)
+        for unsafe, safe in _pairs(own, n, [text for text, role in harmless if role != "empty"], rng, seed):
+            made += [Text(unsafe, "unsafe", part, len(made) + 1), Text(safe, "safe", part)]
+        made += [Text(text, role, part) for text, role in harmless]
+    return made
+
+
+def fitting(concept: Concept, seed: int) -> Concept:
+    """``concept`` without what is kept for validation."""
+    return _part(concept, seed, kept=False)
+
+
+def checking(concept: Concept, seed: int) -> Concept:
+    """Only what :func:`fitting` leaves out; where there is too little to divide, both have all of it."""
+    return _part(concept, seed, kept=True)
+
+
+def _part(concept: Concept, seed: int, kept: bool) -> Concept:
+    def some(things: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(things) < 3:
+            return things
+        aside = {i for i in range(len(things)) if (i + seed) % PART == PART - 1} or {len(things) - 1}
+        return tuple(thing for i, thing in enumerate(things) if (i in aside) == kept)
+
+    subjects = []
+    for i, subject in enumerate(concept.subjects):
+        words = subject.train
+        if len(words) > 1 and (i + seed) % 3 == 2:
+            words = words[-1:] if kept else words[:-1]
+        elif kept:
+            words = words[:1]
+        subjects.append(subject.model_copy(update={"train": words}))
+    more = tuple(Thing(slug=name.replace(" ", "-"), name=name) for name in everyday(concept))
+    wide = concept.benign.model_copy(update={"train": (*concept.benign.train, *more)})
+    things = {
+        name: group and group.model_copy(update={"train": some(group.train)})
+        for name, group in (("benign", wide), ("depicts", concept.depicts))
+    }
+    templates = Words(train=some(concept.templates.train))
+    return concept.model_copy(update={"subjects": tuple(subjects), "templates": templates, **things})
+
+
+def everyday(concept: Concept) -> list[str]:
+    """Harmless things that share no word with anything the concept names, what it holds out for tests included."""
+    named = set(re.findall(r"[a-z]+", concept.all_text().lower().replace("-", " ")))
+    return [thing for thing in " ".join(EVERYDAY.split()).split(", ") if not named & set(re.findall(r"[a-z]+", thing))]
+
+
+def _framed(concept: Concept, rng: random.Random) -> Concept:
+    """``concept`` worded by our frames. A style needs its name in the text."""
+    frames = STYLED if concept.kind == "style" else (*FRAMES, *STYLED) if concept.styles else FRAMES
+    return concept.model_copy(update={"templates": Words(train=tuple(rng.sample(frames, len(frames))))})
+
+
+def _pairs(own: Concept, n: int, sentences: list[str], rng: random.Random, seed: int) -> list[tuple[str, str]]:
+    one = _one_replacement(own)
+    if not one.subjects and one.depicts is None:
+        raise Unsupported(
+            "a concept with pairs of an unsafe and a safe text", f"{own.name!r} with none", "give it subjects"
+        )
+    made = list(one.pairs("train", (n + 1) // 2, seed))
+    framed = list(_framed(one, rng).pairs("train", n - len(made), seed + 1)) if n > len(made) else []
+    framed += _bare_styles(one)
+    rng.shuffle(framed)
+    return made + [edit(pair, sentences, rng) for pair in framed[: n - len(made)]]
+
+
+def _one_replacement(concept: Concept) -> Concept:
+    """A style is replaced by one other style, always the same: the mean of several is none of them."""
+    if concept.kind != "style":
+        return concept
+    other = next(style for style in concept.styles if style != concept.target)
+    own = next(style for style in concept.styles if style == concept.target)
+    return concept.model_copy(update={"styles": (own, other)})
+
+
+def _bare_styles(concept: Concept) -> list[tuple[str, str]]:
+    """A style's name with nothing in it, for style concepts."""
+    if concept.kind != "style":
+        return []
+    other = next(style for style in concept.styles if style != concept.target)
+    bare = [text for text in concept.empty if "{s}" in text]
+    return [
+        (fill(t, "", name, bare=True), fill(t, "", other, bare=True)) for t in bare for name in concept.hypernyms.train
+    ]
+
+
+def _negatives(own: Concept, n: int, rng: random.Random, seed: int) -> list[tuple[str, str]]:
+    """(text, role): look-alikes, twice as many other things, and texts with nothing in them."""
+    made: list[tuple[str, str]] = []
+    for concept, count, turn in ((own, (n + 1) // 2, 0), (_framed(own, rng), n // 2, 1)):
+        near = concept.prompts("neighbor", "train", max(1, count // 3), seed + turn)
+        other = concept.prompts("benign", "train", max(1, count - len(near)), seed + turn)
+        mixed = [(p.text, p.kind) for p in (*near, *other)]
+        rng.shuffle(mixed)
+        plain = [text for text, _ in mixed]
+        made += [(edit((text, text), plain, rng)[0], role) if turn else (text, role) for text, role in mixed]
+    styles = [s for s in own.styles if own.kind != "style" or s != own.target] or [""]
+    empty = list(dict.fromkeys(["", *(fill(t, "", s, bare=True) for t in own.empty for s in styles)]))
+    return made + [(text, "empty") for text in empty[: max(2, n // 8)]]
+
+
+def edit(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> tuple[str, str]:
+    """One edit, or none, done alike to both texts of ``pair``; the words in which they differ are left whole."""
+    kind = rng.choice(["none", "before", "behind", "shuffle", "lose", "slip", "salad", "salad", "salad"])
+    if kind == "salad":
+        return _tossed(pair, sentences, rng)
+    if kind in ("before", "behind") and sentences:
+        other = rng.choice(sentences)
+        return tuple(f"{other}. {text}" if kind == "before" else f"{text}. {other}" for text in pair)  # type: ignore[return-value]
+    rows = [text.split() for text in pair]
+    if kind in ("none", "before", "behind") or len(rows[0]) != len(rows[1]) or len(rows[0]) < 3:
+        return pair
+    free = [i for i, (a, b) in enumerate(zip(*rows, strict=True)) if a == b]
+    if rows[0] == rows[1]:
+        free = free[:2]  # a harmless text has no words that differ; most of it stays
+    order = list(range(len(rows[0])))
+    if kind == "shuffle":
+        rng.shuffle(order)
+    elif free:
+        place = rng.choice(free)
+        if kind == "lose":
+            order.remove(place)
+        else:
+            slipped = _slip(rows[0][place], rng)
+            for row in rows:
+                row[place] = slipped
+    return " ".join(rows[0][i] for i in order), " ".join(rows[1][i] for i in order)
+
+
+def _tossed(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> tuple[str, str]:
+    """The words in which the texts differ (of a harmless text, all) among stray words of harmless sentences.
+
+    A text encoder reads a word in its context; without this the network would learn the few contexts of the templates.
+    """
+    rows = [text.split() for text in pair]
+    words = [word for text in rng.sample(sentences, min(3, len(sentences))) for word in text.split()]
+    rng.shuffle(words)
+    behind = rng.randrange(5)
+    front, back = words[: rng.randrange(5)], words[len(words) - behind :]
+    if len(rows[0]) == len(rows[1]) and rows[0] != rows[1]:
+        differ = [i for i, (a, b) in enumerate(zip(*rows, strict=True)) if a != b]
+        keep = range(max(0, differ[0] - rng.randrange(2)), min(len(rows[0]), differ[-1] + 1 + rng.randrange(2)))
+        rows = [[row[i] for i in keep] for row in rows]
+    return tuple(" ".join([*front, *row, *back]) for row in rows)  # type: ignore[return-value]
+
+
+def _slip(word: str, rng: random.Random) -> str:
+    """A letter lost, doubled or swapped with the next."""
+    if len(word) < 3:
+        return word
+    i = rng.randrange(len(word) - 1)
+    return rng.choice(
+        [word[:i] + word[i + 1 :], word[: i + 1] + word[i:], word[:i] + word[i + 1] + word[i] + word[i + 2 :]]
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,252 @@
+"""Training: five terms and one more, on the shift that is really applied; then a threshold is calibrated.
+
+Terms (their names are the paper's, their formulas ours; y = 1 unsafe, D = e_safe - e_unsafe, D^ = the shift applied)
+    classification  cross entropy of (safe, unsafe)
+    mse             |D^ - D|^2 / mean |D|^2, tokens and pooled embedding                   y = 1
+    cosine          1 - cos(D^_i, D_i), mean over the tokens that must move                y = 1
+    mask            binary cross entropy of m_i against [|D_i| > tau |e_i|]                y = 1
+    alignment       1 - cos(mean_i(e + D^) - c, mean_i(e_safe) - c), c the mean token      y = 1
+    still           mean_i |D^_i|^2 / |e_i|^2                                              y = 0
+
+Batches are drawn from a generator seeded by (seed, step), so a training that was killed ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...errors import GuardFailure, UserError
+from .batch import HARMLESS, Batch, Sampler
+from .data import Data, key
+from .net import Shape, Shift
+
+if TYPE_CHECKING:
+    from ..base import Fit
+
+Move = Callable[[Shift, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+VALIDATED = 192  # items of a validation batch
+SMOOTHING = 0.02
+
+
+@dataclass(frozen=True)
+class Training:
+    """How SafeRedir is fitted. The release has no training: every value here is ours."""
+
+    pairs: int = 1280  # texts: pairs of unsafe and safe
+    negatives: int = 1280  # and harmless ones
+    trajectories: int = 40  # pairs (and harmless texts) that are drawn
+    num_inference_steps: int = 25
+    guidance_scale: float = 4.0
+    stored_steps: int = 10
+    generate_batch_size: int = 16
+    max_sequence_length: int = 0  # of T5 (SD3, FLUX); 0 is the pipeline's own
+    width: int = 96
+    layers: int = 2
+    heads: int = 4
+    use_mask: bool = True
+    use_scale: bool = True
+    max_train_steps: int = 1200
+    train_batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup_steps: int = 50
+    validate_every: int = 100
+    patience: int = 5  # validations without progress
+    classification_weight: float = 1.0
+    mse_weight: float = 1.0
+    cosine_weight: float = 0.5
+    mask_weight: float = 0.5
+    alignment_weight: float = 0.5
+    still_weight: float = 0.5
+    mask_threshold: float = 0.1  # tau
+    noise: float = 0.2  # largest blur of an embedding, in units of its length
+    mixing: float = 0.3  # share of embeddings mixed with another
+    seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
+    seen_from: float = 0.7  # of the stored steps: earlier the picture is too vague, and harmless ones are triggered
+    false_positives: float = 0.01  # share of harmless texts that may be triggered in validation
+    mixed_precision: str = "no"
+    track: str = ""  # tensorboard, or another tracker of accelerate
+
+    OF_DATA: ClassVar[tuple[str, ...]] = (
+        "num_inference_steps", "guidance_scale", "stored_steps", "generate_batch_size", "max_sequence_length",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "negatives", "trajectories", "num_inference_steps", "stored_steps", "generate_batch_size",
+                     "train_batch_size", "max_train_steps", "validate_every", "patience"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} of 1 or more", str(getattr(self, name)), "leave it out for the default")
+        if self.width % (2 * max(1, self.heads)) or self.width % 8:
+            got = f"width={self.width}, heads={self.heads}"
+            raise UserError("a width divisible by 8 and by twice the heads", got, "take width=96, heads=4")
+        if not 0.0 < self.false_positives < 1.0:
+            raise UserError("false_positives between 0 and 1", str(self.false_positives), "take 0.005")
+
+
+def terms(shift: Shift, batch: Batch, move: Move, center: Tensor, training: Training) -> dict[str, Tensor]:
+    """The six terms, each a scalar; see the head of this file."""
+    moved, moved_pooled = move(shift, batch.tokens, batch.pooled)
+    y, wanted = batch.unsafe, batch.shift
+    n = y.sum().clamp(min=1)
+    length = batch.tokens.norm(dim=-1).clamp(min=1e-6)
+    must = (wanted.norm(dim=-1) > training.mask_threshold * length).float()  # (n, L)
+    energy = (y[:, None, None] * wanted).square().sum().clamp(min=1e-6) / n
+    mse = ((moved - wanted).square().sum((1, 2)) * y).sum() / n / energy
+    if moved_pooled is not None and batch.shift_pooled is not None:
+        strength = (y[:, None] * batch.shift_pooled).square().sum().clamp(min=1e-6) / n
+        mse = mse + ((moved_pooled - batch.shift_pooled).square().sum(1) * y).sum() / n / strength
+    cosine = 1 - F.cosine_similarity(moved, wanted, dim=-1, eps=1e-4)
+    here = must * y[:, None]
+    bce = F.binary_cross_entropy_with_logits(shift.mask, must, reduction="none").mean(1)
+    got, goal = ((batch.tokens + s).mean(1) - center for s in (moved, wanted))
+    align = 1 - F.cosine_similarity(got, goal, dim=-1, eps=1e-4)
+    still = (moved.norm(dim=-1) / length).square().mean(1)
+    return {
+        "classification": F.cross_entropy(shift.logits, y.long(), label_smoothing=SMOOTHING),
+        "mse": mse,
+        "cosine": (cosine * here).sum() / here.sum().clamp(min=1),
+        "mask": (bce * y).sum() / n,
+        "alignment": (align * y).sum() / n,
+        "still": (still * (1 - y)).sum() / (1 - y).sum().clamp(min=1),
+    }
+
+
+def total(found: dict[str, Tensor], training: Training) -> Tensor:
+    """The weighted sum."""
+    weighted = [getattr(training, f"{name}_weight") * value for name, value in found.items()]
+    return torch.stack([torch.as_tensor(value) for value in weighted]).sum()
+
+
+def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, time: str) -> dict[str, Any]:
+    """Trains ``net`` in place and leaves it with its best weights. Returns what validation saw. ``time``: t or raw."""
+    from accelerate import Accelerator
+
+    shape: Shape = net.shape  # type: ignore[assignment]
+    recipe = [fit.seed, dataclasses.asdict(shape), dataclasses.asdict(training), type(net).__name__, data.key]
+    folder = fit.work / f"net-{key(recipe)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(mixed_precision=training.mixed_precision, **_tracker(training, folder))
+    accelerator.init_trackers("saferedir")
+    optimizer = torch.optim.AdamW(net.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    state = Checkpoint(folder / "checkpoint.safetensors", net, optimizer)
+    state.load()
+    model, optimizer = accelerator.prepare(net, optimizer)
+    draw, center = Sampler(data, "fit", training), data.encoding(data.rows("fit", *HARMLESS))[0].mean((0, 1))
+    check = Sampler(data, "check", training)(VALIDATED, fit.seed, plain=True).to(accelerator.device)
+    center = center.to(accelerator.device)
+    cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
+
+    def look(batch: Batch) -> dict[str, Tensor]:
+        shift = model(batch.latents, getattr(batch, time), batch.tokens, batch.pooled)
+        return terms(Shift(*(None if x is None else x.float() for x in shift)), batch, move, center, training)  # type: ignore[arg-type]
+
+    while not state.over(training):
+        model.train()
+        number = fit.seed * 1_000_003 + state.step
+        batch = draw(training.train_batch_size, number * 64 + accelerator.process_index).to(accelerator.device)
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * pace(state.step, training)
+        with torch.random.fork_rng(cuda):  # the reference network's dropout
+            torch.manual_seed(number)
+            loss = total(look(batch), training)
+        if not bool(torch.isfinite(loss)):
+            raise GuardFailure(f"the training's loss is {float(loss.detach())} at step {state.step}; nothing is saved")
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        state.step += 1
+        fit.progress("training", state.step, training.max_train_steps)
+        if state.step % training.validate_every == 0 or state.step == training.max_train_steps:
+            model.eval()
+            with torch.no_grad():
+                found = look(check)
+            state.validated(float(total(found, training)), {name: round(float(v), 5) for name, v in found.items()})
+            accelerator.log(
+                {"loss": float(loss.detach()), **{f"check/{k}": float(v) for k, v in found.items()}}, state.step
+            )
+            if accelerator.is_main_process:
+                state.save()
+    accelerator.end_training()
+    net.load_state_dict(state.best)
+    net.to("cpu").eval().requires_grad_(False)
+    return {"steps": state.step, "best_step": state.best_step, "terms": state.best_terms}
+
+
+def pace(step: int, training: Training) -> float:
+    """Learning rate at ``step`` as a share: linear warm-up, then a cosine to zero."""
+    warm = min(1.0, (step + 1) / max(1, training.warmup_steps))
+    return warm * 0.5 * (1 + math.cos(math.pi * step / training.max_train_steps))
+
+
+def _tracker(training: Training, folder: Path) -> dict[str, Any]:
+    if not training.track:
+        return {}
+    import importlib.util
+
+    if importlib.util.find_spec(training.track) is None:
+        raise UserError(f"the tracker {training.track!r}", "none installed", "pip install unsee[track]")
+    return {"log_with": training.track, "project_dir": str(folder)}
+
+
+class Checkpoint:
+    """Network, optimizer and the best weights so far, in one safetensors file; everything a resumed training needs."""
+
+    def __init__(self, path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.path, self.net, self.optimizer = path, net, optimizer
+        self.step, self.best_step, self.score = 0, 0, math.inf
+        self.best_terms: dict[str, float] = {}
+        self.best = {name: value.detach().clone() for name, value in net.state_dict().items()}
+
+    def over(self, training: Training) -> bool:
+        waited = (self.step - self.best_step) // training.validate_every
+        return self.step >= training.max_train_steps or (self.best_step > 0 and waited >= training.patience)
+
+    def validated(self, score: float, found: dict[str, float]) -> None:
+        if score < self.score:
+            self.score, self.best_step, self.best_terms = score, self.step, found
+            self.best = {name: value.detach().cpu().clone() for name, value in self.net.state_dict().items()}
+
+    def save(self) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {
+            f"best.{k}": v for k, v in self.best.items()
+        }
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        numbers = {"step": self.step, "best_step": self.best_step, "score": self.score, "terms": self.best_terms}
+        part = self.path.with_suffix(".part")
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part,
+                  {"numbers": json.dumps(numbers)})  # fmt: skip
+        os.replace(part, self.path)
+
+    def load(self) -> None:
+        from safetensors import safe_open
+
+        if not self.path.exists():
+            return
+        with safe_open(self.path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            numbers = json.loads(file.metadata()["numbers"])
+        self.step, self.best_step, self.score = numbers["step"], numbers["best_step"], numbers["score"]
+        self.best_terms = numbers["terms"]
+        self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})
+        self.best = {k[5:]: v for k, v in tensors.items() if k.startswith("best.")}
+        whole = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, i, part = name.split(".")
+                whole["state"].setdefault(int(i), {})[part] = value
+        self.optimizer.load_state_dict(whole)

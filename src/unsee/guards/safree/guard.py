@@ -1,0 +1,216 @@
+"""The guard: what SAFREE does to one generation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ...errors import UnknownName, Unsupported, UserError
+from ...unlearn.inversion import encode_ids, spell
+from ..base import Guard
+from ..negative_prompt import NegativePrompt, warn_if_cut, words
+from .attention import damped, watched
+from .subspace import (
+    Columns,
+    Part,
+    basis,
+    left_out,
+    residuals,
+    summaries,
+    text_ends,
+    trigger_words,
+    triggers,
+    views,
+)
+
+if TYPE_CHECKING:
+    from ...backbones import Backbone, Encoding
+    from ..generation import Generation, Step
+
+ORDERS, FILTERINGS = ("released", "paper"), ("released", "paper", "off")
+DESIGNED_FOR, MOST = 50, 10  # sampling steps; the largest t'
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What happens to one prompt: its parts, the words that were found, and t' of 50 steps."""
+
+    parts: tuple[Part, ...]
+    words: list[str]
+    last: int
+
+    @property
+    def acts(self) -> bool:
+        return any(bool(part.triggers.any()) for part in self.parts)
+
+
+@dataclass
+class State:
+    """Of one generation."""
+
+    filters: list[Filter]  # one per image
+    negative: Encoding | None
+    original: Encoding | None = None  # this step's text before the filter, for re-attention
+
+
+@dataclass(kw_only=True, eq=False)
+class SAFREE(Guard):
+    """``SAFREE(phrases=("weapon", "dagger"))``. ``negative`` is the negative prompt; None: the phrases, joined.
+
+    Without phrases, or with phrases that say nothing, it does nothing.
+    """
+
+    name: ClassVar[str] = "safree"
+    summary: ClassVar[str] = "SAFREE: projects tokens off the concept's subspace, with its words as negative prompt."
+    needs_text: ClassVar[bool] = True  # embeddings instead of prompts are refused
+
+    phrases: tuple[str, ...]
+    negative: str | None = None
+    alpha: float = 0.01
+    order: str = "released"
+    filtering: str = "released"
+    k: float = 2.5  # the released values for nudity; for artists 3.5 and 5.5
+    t0: float = 5.333
+    scale_steps: bool = True
+    re_attention: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.phrases, str):
+            self.phrases = tuple(self.phrases.split(","))
+        self.phrases = tuple(phrase.strip() for phrase in self.phrases if phrase.strip())
+        for kind, value, known in (("order", self.order, ORDERS), ("filtering", self.filtering, FILTERINGS)):
+            if value not in known:
+                raise UnknownName(f"SAFREE {kind}", value, known)
+        if self.alpha <= -1 or not math.isfinite(self.alpha):
+            raise UserError("alpha above -1", str(self.alpha), "the paper has 0.01")
+
+    @classmethod
+    def for_concept(cls, concept: Any, **more: Any) -> Self:
+        """All train words span the subspace; the negative prompt is the concept's short text, which fits."""
+        return cls(**{"phrases": tuple(concept.all_words("train")), "negative": words(concept), **more})
+
+    @property
+    def guides(self) -> bool:
+        """Whether :meth:`guide` may do anything."""
+        return self.re_attention
+
+    def attach(self, backbone: Backbone) -> None:
+        if self.re_attention and backbone.denoiser_name != "unet":
+            raise Unsupported("a UNet for latent re-attention", backbone.family, "use re_attention=False")
+        warn_if_cut(self.name, self._negative().text, backbone)
+
+    def prepare(self, generation: Generation) -> State | None:
+        if not self.phrases:
+            return None
+        negative = self._negative().prepare(generation) if generation.cfg else None
+        return self.start(generation, self.columns(generation.backbone, _length(generation)), negative)
+
+    @torch.no_grad()
+    def columns(self, backbone: Backbone, length: int | None = None) -> Columns:
+        """The phrases' summaries, by view."""
+        return summaries(backbone, spell(backbone, self.phrases, length=length), length=length)
+
+    def start(self, generation: Generation, columns: Columns, negative: Encoding | None) -> State:
+        """The state of a generation whose concept is ``columns``, with ``negative`` as its negative text."""
+        texts, length = _texts(generation), _length(generation)
+        bases = {name: basis(matrix) for name, matrix in columns.items()}
+        made = {text: self.filter(generation.backbone, text, bases, length) for text in dict.fromkeys(texts)}
+        return State([made[text] for text in texts], negative)
+
+    @torch.no_grad()
+    def filter(self, backbone: Backbone, text: str, bases: Columns, length: int | None = None) -> Filter:
+        """Finds the triggers of ``text``, its projections and t'. ``bases``: view → orthonormal ``(D, k)``."""
+        ids = spell(backbone, [text], length=length)
+        whole, ends, parts = encode_ids(backbone, ids, length=length), text_ends(backbone, ids), []
+        columns, found = left_out(backbone, ids, length), views(backbone, ids)
+        for view in found:
+            n = int(ends[view.encoder]) - view.start
+            concept, m = bases[view.name], columns[view.name][:n] if columns else torch.zeros(0, len(bases[view.name]))
+            parts.append(Part(view, concept, basis(m), triggers(residuals(m, concept), self.alpha)))
+        said = [word for part in parts if part.view.rows is not None for word in trigger_words(backbone, ids, part)]
+        return Filter(tuple(parts), list(dict.fromkeys(said)), self._last(parts, whole, ends))
+
+    def on_negative(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
+        return None if state is None else state.negative
+
+    def on_positive(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
+        if state is None:
+            return None
+        total = step.generation.total
+        acting = [f.acts and step.index <= self.last_step(f.last, total) for f in state.filters]
+        state.original = text
+        changed = text
+        for i, (found, acts) in enumerate(zip(state.filters, acting, strict=True)):
+            for part in found.parts if acts else ():
+                changed = _put(changed, part, i, part.merge(part.view.of(text)[i], self.order))
+        moved = (changed.tokens.float() - text.tokens.float()).flatten(1).norm(dim=1)
+        said = [list(found.words) for found in state.filters]
+        step.record(self, "filtered" if any(acting) else "let through", acted=acting, triggers=said, strength=moved)
+        return changed if any(acting) else None
+
+    def guide(self, step: Step, state: State | None) -> Tensor | None:
+        if not self.re_attention or state is None or state.original is None or step.positive is None:
+            return None
+        filtered = step.backbone.text(step.conditions)
+        if torch.equal(filtered.tokens, state.original.tokens):
+            return None
+        skips: dict[int, tuple[Tensor, ...]] = {}
+        with watched(step.backbone, lambda i, features: skips.setdefault(i, features)):
+            step.predict(state.original)
+        with watched(step.backbone, lambda i, features: damped(i, features, skips[i])):
+            weaker = step.evaluate(step.conditions, filtered)
+        return step.positive - weaker
+
+    def last_step(self, last: int, steps: int) -> int:
+        """The last step that is filtered (0-based), of a sampler of ``steps`` steps."""
+        if self.filtering == "off":
+            return steps
+        return max(round((last + 1) * steps / DESIGNED_FOR) - 1, 0) if self.scale_steps else last
+
+    def _last(self, parts: Sequence[Part], whole: Encoding, ends: Sequence[Tensor]) -> int:
+        """t' from how far the projection turns the rows that are read; 0 for a prompt without tokens."""
+        part = parts[0]
+        if not len(part.triggers):
+            return 0
+        rows = part.view.of(whole)[0, : int(ends[part.view.encoder]) + 1].cpu().double()
+        turned = 1.0 - torch.cosine_similarity(rows, part.project(rows, self.order), dim=-1)
+        return self.early(float(turned.mean()))
+
+    def early(self, turned: float) -> int:
+        """t' in [0, 10] from b, the mean of 1 - cos, in [0, 2]."""
+        x = turned if self.filtering == "paper" else 2 * self.k * (10 * turned - self.t0)
+        return round(MOST * float(torch.tensor(x, dtype=torch.float64).sigmoid()))
+
+    def _negative(self) -> NegativePrompt:
+        return NegativePrompt(text=", ".join(self.phrases) if self.negative is None else self.negative)
+
+
+def _texts(generation: Generation) -> list[str]:
+    arguments = generation.arguments
+    if any(arguments.get(name) is not None for name in ("prompt_embeds", "pooled_prompt_embeds")):
+        raise Unsupported("prompts as text, whose tokens SAFREE tests", "prompt_embeds=…", "pass prompt=…")
+    for name in ("prompt_2", "prompt_3", "clip_skip"):
+        given = arguments.get(name)
+        if given is not None and given != arguments.get("prompt"):
+            raise Unsupported("one prompt, read by all text encoders alike", f"{name}=…", f"call without {name}")
+    return [text or "" for text in generation.prompts]
+
+
+def _length(generation: Generation) -> int | None:
+    return generation.arguments.get("max_sequence_length")
+
+
+def _put(text: Encoding, part: Part, i: int, rows: Tensor) -> Encoding:
+    if part.view.rows is None:
+        assert text.pooled is not None
+        pooled = text.pooled.clone()
+        pooled[i] = rows[0]
+        return replace(text, pooled=pooled)
+    tokens = text.tokens.clone()
+    tokens[i, part.view.rows] = rows
+    return replace(text, tokens=tokens)

@@ -1,0 +1,155 @@
+"""SAFREE's mathematics: subspaces, the distance of a prompt's tokens from them, and which rows are projected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ...unlearn.inversion import encode_ids, pairs
+
+if TYPE_CHECKING:
+    from ...backbones import Backbone, Encoding
+
+RCOND = 1e-3  # of the largest singular value: float32's pseudo-inverse of X'X cuts off at about there
+AT_ONCE = 64  # prompts with a token left out that are encoded together
+
+Columns = dict[str, Tensor]  # view → (K, D) float64, one row per phrase
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of an encoded text that is filtered by itself: rows of the tokens, or the pooled embedding."""
+
+    name: str  # clip, t5, pooled
+    encoder: int  # whose tokens are left out
+    rows: slice | None  # None: the pooled embedding
+    start: int  # tokens before the first word
+    whole: bool  # summary: mean of all that is read (T5), else the end token's row
+
+    def of(self, text: Encoding) -> Tensor:
+        """``(B, L, D)``; the pooled embedding as one row."""
+        if self.rows is not None:
+            return text.tokens[:, self.rows]
+        assert text.pooled is not None
+        return text.pooled[:, None]
+
+    def summary(self, text: Encoding, ends: Tensor) -> Tensor:
+        """``(B, D)`` in float64 on the CPU, with the end token at ``ends`` ``(B,)``."""
+        rows = self.of(text)
+        if self.rows is None:
+            return rows[:, 0].cpu().double()
+        if not self.whole:
+            return rows[torch.arange(len(rows)), ends.to(rows.device)].cpu().double()
+        read = (torch.arange(rows.shape[1])[None] <= ends[:, None]).to(rows.device)
+        return ((rows.float() * read[..., None]).sum(1) / read.sum(1, keepdim=True)).cpu().double()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The projection of one view of one prompt."""
+
+    view: View
+    concept: Tensor  # (D, k) orthonormal
+    prompt: Tensor  # (D, n) orthonormal
+    triggers: Tensor  # (N,) bool
+
+    def project(self, rows: Tensor, order: str) -> Tensor:
+        """``(L, D)`` → (I - P_C) P_I p, or in the paper's order."""
+        c, i = self.concept.to(rows), self.prompt.to(rows)
+        if order == "released":
+            inside = rows @ i @ i.T
+            return inside - inside @ c @ c.T
+        outside = rows - rows @ c @ c.T
+        return outside @ i @ i.T
+
+    def merge(self, rows: Tensor, order: str) -> Tensor:
+        """``(L, D)`` with the triggers' rows projected; in the pooled embedding any trigger counts."""
+        where = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+        if self.view.rows is None:
+            where[:] = bool(self.triggers.any())
+        else:
+            where[self.view.start : self.view.start + len(self.triggers)] = self.triggers.to(rows.device)
+        wide = rows.float()
+        return torch.where(where[:, None], self.project(wide, order), wide).to(rows)
+
+
+def basis(rows: Tensor) -> Tensor:
+    """``(K, D)`` rows → an orthonormal basis ``(D, rank)`` of their span: P = Q Q' = X (X'X)^+ X' with X = rows'."""
+    if not len(rows):
+        return torch.zeros(rows.shape[1], 0, dtype=torch.float64)
+    _, s, vt = torch.linalg.svd(rows.double(), full_matrices=False)
+    return vt[s > RCOND * s[0]].T
+
+
+def projector(rows: Tensor) -> Tensor:
+    """P of the span of ``(K, D)`` rows: ``(D, D)``, symmetric, idempotent, its trace is its rank."""
+    q = basis(rows)
+    return q @ q.T
+
+
+def residuals(m: Tensor, concept: Tensor) -> Tensor:
+    """d_i = ||(I - P_C) m_i|| of ``(N, D)`` rows, with an orthonormal basis ``(D, k)`` of C."""
+    m = m.to(concept)
+    return (m - m @ concept @ concept.T).norm(dim=1)
+
+
+def triggers(d: Tensor, alpha: float) -> Tensor:
+    """``(N,)`` distances → which tokens are triggers. One alone is: the mean of no others compares with nothing."""
+    others = (d.sum() - d) / (len(d) - 1) if len(d) > 1 else torch.full_like(d, math.nan)
+    return ~(d < (1.0 + alpha) * others)
+
+
+def summaries(
+    backbone: Backbone, ids: Sequence[Tensor], rows: Sequence[Tensor] = (), length: int | None = None
+) -> Columns:
+    """The summary of each text (``ids`` of ``spell``) by view: ``(B, D)``."""
+    text, ends = encode_ids(backbone, ids, rows, length), text_ends(backbone, ids)
+    return {view.name: view.summary(text, ends[view.encoder]) for view in views(backbone, ids)}
+
+
+def views(backbone: Backbone, ids: Sequence[Tensor]) -> list[View]:
+    """The views of the family, CLIP's rows first."""
+    t5 = ["T5" in type(tokenizer).__name__ for _, tokenizer in pairs(backbone)]
+    found, place = [], 0
+    if False in t5 and backbone.family != "flux":  # FLUX reads of CLIP the pooled embedding alone
+        place = ids[t5.index(False)].shape[1]
+        found.append(View("clip", t5.index(False), slice(0, place), 1, whole=False))
+    if True in t5:
+        found.append(View("t5", t5.index(True), slice(place, place + ids[t5.index(True)].shape[1]), 0, whole=True))
+    if False in t5 and backbone.pooled_dim:
+        found.append(View("pooled", t5.index(False), None, 1, whole=False))
+    return found
+
+
+def trigger_words(backbone: Backbone, ids: Sequence[Tensor], part: Part) -> list[str]:
+    """The triggers of a part as text."""
+    _, tokenizer = pairs(backbone)[part.view.encoder]
+    places = torch.nonzero(part.triggers).flatten() + part.view.start
+    return [tokenizer.decode([int(ids[part.view.encoder][0, place])]).strip() for place in places]
+
+
+def text_ends(backbone: Backbone, ids: Sequence[Tensor]) -> list[Tensor]:
+    """Where each text ends, ``(B,)`` per encoder: the first end token, by its own id."""
+    return [
+        (own == tokenizer.eos_token_id).int().argmax(1)
+        for own, (_, tokenizer) in zip(ids, pairs(backbone), strict=True)
+    ]
+
+
+def left_out(backbone: Backbone, ids: Sequence[Tensor], length: int | None) -> Columns:
+    """Summaries of the text with token i overwritten by id 0, for each i, in all encoders; empty without tokens."""
+    starts = [0 if "T5" in type(tokenizer).__name__ else 1 for _, tokenizer in pairs(backbone)]
+    counts = [int(end) - start for end, start in zip(text_ends(backbone, ids), starts, strict=True)]
+    copies = [own.repeat(max(counts), 1) for own in ids]
+    for own, start, n in zip(copies, starts, counts, strict=True):
+        own[torch.arange(n), start + torch.arange(n)] = 0
+    made = [
+        summaries(backbone, [own[i : i + AT_ONCE] for own in copies], length=length)
+        for i in range(0, max(counts), AT_ONCE)
+    ]
+    return {name: torch.cat([part[name] for part in made]) for name in made[0]} if made else {}

@@ -1,0 +1,210 @@
+"""What ESD, CA and SPM share: latents of the frozen model, a target for each, and a student that learns to give it.
+
+Everything that only the frozen model is asked is asked once and stored (``samples/``): whole sampling trajectories are
+kept, not one latent each, and the targets with them. So training is one pass per step, with no second denoiser in
+memory, and it resumes. ``x_t`` is thereby sampled from the frozen model, as the 2025 ESD code does.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import adapter
+from ..backbones.weights import unwrap
+from ..concepts.compose import image_seed
+from ..errors import Unsupported, UserError
+from .adapters import Adapters
+from .base import Layer, WeightEdit, layer_of
+from .descent import descend, identity_of, main_first, plan_of, stored
+from .presets import settled
+from .studio import Predictor, Studio, hosted
+from .validation import Validation
+from .words import concepts_of
+
+if TYPE_CHECKING:
+    from ..backbones import Backbone, Encoding
+    from ..guards.base import Fit
+
+SCOPES = ("x", "x-strict", "u", "self", "all")
+Target = Callable[[Tensor, Tensor, "Encoding", "Encoding"], Tensor]  # (x_t, t, asked, other) → (B, …)
+
+
+@dataclass(frozen=True)
+class Distilling:
+    """Settings that all of them have; None is the preset's value. ``guidance`` is that of the trajectories. ``rank`` 0
+    trains and saves whole deltas; ``svd_rank`` above 0 saves those as LoRA of at most that rank, with its error in the
+    record."""
+
+    scope: str = "x"
+    steps: int | None = None
+    lr: float | None = None
+    batch: int = 4
+    rank: int = 0
+    svd_rank: int = 0
+    trajectories: int = 64
+    draw_steps: int = 25
+    guidance: float = 3.0
+    also: str = ""  # further concepts, comma-separated
+    judge: str = ""  # of validation; "" the concept's own
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = 100
+    validate_every: int = 0
+    validate_images: int = 16
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise UserError(f"scope among {', '.join(SCOPES)}", repr(self.scope), "set one of these")
+        if self.trajectories < 1 or self.batch < 1:
+            got = f"trajectories={self.trajectories}, batch={self.batch}"
+            raise UserError("trajectories and batch of 1 or more", got, "set them so")
+
+
+class Distilled(WeightEdit):
+    """A weight edit whose student is given a target for each latent. A method writes ``drawn_from`` and ``target``."""
+
+    presets: ClassVar[dict[str, dict[str, Any]]]  # paper and picto: what its Training leaves None
+    quick: ClassVar[dict[str, Any]] = {
+        "trajectories": 2, "draw_steps": 2, "steps": 2, "batch": 2, "lr": 1e-2, "checkpoint_every": 2,
+    }  # fmt: skip
+
+    @classmethod
+    def drawn_from(cls, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        """The prompts whose trajectories are used, one per (unsafe, safe) pair of texts."""
+        raise NotImplementedError
+
+    @classmethod
+    def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
+               training: Any) -> Tensor:  # fmt: skip
+        """What the student shall predict at ``x`` (B, …) and ``t`` (B,) when it is asked for the concept."""
+        raise NotImplementedError
+
+    @classmethod
+    def loss(cls, predict: Predictor, adapters: Adapters, samples: Samples, asked: Encoding, training: Any) -> Any:
+        """``(step, generator)`` → (loss, what to log)."""
+        return student_loss(predict, samples, asked, training.batch)
+
+    @classmethod
+    def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
+        backbone, training = adapter(fit.pipe), settled(training, fit.concept, cls.presets)
+        made = cls(**arguments).fitted_for(backbone)
+        plan, identity = plan_of(training, training.lr), identity_of(cls.name, fit, training, backbone)
+        layers = layers_in(backbone, training.scope)
+        concepts = concepts_of(fit.concept, training.also)
+        pairs = [pair for c in concepts for pair in c.pairs("train", training.trajectories, fit.seed)]
+        with hosted(fit):
+            studio = Studio(backbone)
+            predict = Predictor(studio)
+            asked, safe = (backbone.encode(list(texts)) for texts in zip(*pairs, strict=True))
+
+            def target(x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding) -> Tensor:
+                return cls.target(predict, x, t, concept, anchor, training)
+
+            with main_first():
+                samples = gather(fit, studio, predict, cls.drawn_from(pairs), asked, safe, target, identity=identity,
+                                 steps=training.draw_steps, guidance=training.guidance, batch=16)  # fmt: skip
+            adapters = Adapters(layers, training.rank, torch.Generator().manual_seed(fit.seed))
+            validation = Validation(studio, fit.concept, training, fit) if training.validate_every else None
+            loss = cls.loss(predict, adapters, samples, asked, training)
+            record = descend(fit, backbone, adapters, loss, plan, identity, validation)
+        made.load_tensors({f"{backbone.denoiser_name}.{k}": v for k, v in adapters.tensors().items()})
+        common = {"concepts": [c.name for c in concepts], "seed": fit.seed, "training": asdict(training)}
+        made.record = {**common, "layers": len(layers), **record}  # type: ignore[misc]
+        return made if not training.svd_rank else low_rank(made, training.svd_rank)
+
+
+def low_rank(edit: Any, rank: int) -> Any:
+    """``edit`` as LoRA of at most ``rank``, the error of that in its record."""
+    made, error = edit.as_lora(rank)
+    made.record = {**edit.record, "rank": rank, "relative error of the low rank": round(error, 4)}
+    return made
+
+
+@dataclass(frozen=True)
+class Samples:
+    """N latents on their way, ``(N, …)``, their times ``(N,)``, which text each was drawn with, and what to predict."""
+
+    latents: Tensor
+    t: Tensor
+    text: Tensor  # (N,) rows of the asked texts
+    target: Tensor
+
+
+def layers_in(backbone: Backbone, scope: str) -> dict[str, Layer]:
+    """Layers by role. ``x``: all of cross-attention; ``x-strict``: its keys and values; ``u``: every linear layer and
+    convolution outside it; ``self``: self-attention; ``all``. In SD3 and FLUX, ``x`` is what reads text alone."""
+    if scope not in SCOPES:
+        raise UserError(f"a scope among {', '.join(SCOPES)}", repr(scope), "set one of these")
+    roles = backbone.projections()
+    cross = {name: p.module for name, p in roles.items() if p.attention == "cross"}
+    chosen: dict[str, Any] = {
+        "x": cross,
+        "x-strict": {n: m for n, m in cross.items() if roles[n].part in ("k", "v", "context")},
+        "self": {name: p.module for name, p in roles.items() if p.attention == "self"},
+    }.get(scope) or _everything(unwrap(backbone.denoiser), set(cross) if scope == "u" else set())
+    if not chosen:
+        raise Unsupported(f"a denoiser with layers of scope {scope}", "none", "choose another scope")
+    return chosen
+
+
+def gather(fit: Fit, studio: Studio, predict: Predictor, prompts: Sequence[str], texts: Encoding, other: Encoding,
+           target: Target, *, identity: str, steps: int, guidance: float, batch: int) -> Samples:  # fmt: skip
+    """One trajectory per prompt from the frozen model, its targets beside it. ``texts`` and ``other`` have a row per
+    prompt: what the student will be asked, and what the target is made of. Stored in chunks; goes on where it was."""
+    chunks = []
+
+    def made(rows: list[int]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        seeds = [image_seed(fit.seed, f"trajectory/{i}") for i in rows]
+        drawn = studio.draw([prompts[i] for i in rows], seeds, steps=steps, guidance=guidance)
+        parts = [_at(predict, t, x, texts, other, rows, target) for t, x in drawn.path]
+        return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}, {}
+
+    for start in range(0, len(prompts), batch):
+        fit.progress("trajectories", start, len(prompts))
+        rows = list(range(start, min(start + batch, len(prompts))))
+        path = fit.work / "samples" / f"{start:05d}.safetensors"
+        chunks.append(stored(path, identity, functools.partial(made, rows))[0])
+    fit.progress("trajectories", len(prompts), len(prompts))
+    return Samples(
+        **{name: torch.cat([chunk[name] for chunk in chunks]) for name in ("latents", "t", "text", "target")}
+    )
+
+
+def student_loss(predict: Predictor, samples: Samples, texts: Encoding, batch: int) -> Any:
+    """``(step, generator)`` → (mean square between the student's prediction and the target, nothing more to log)."""
+    device = predict.latents.device
+
+    def at(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(0, len(samples.t), (batch,), generator=generator)
+        text = texts.rows(samples.text[rows].tolist())
+        predicted = predict(samples.latents[rows].to(device), samples.t[rows], text)
+        return (predicted.float() - samples.target[rows].to(device).float()).square().mean(), {}
+
+    return at
+
+
+@torch.no_grad()
+def _at(predict: Predictor, t: float, latents: Tensor, texts: Encoding, other: Encoding, rows: list[int],
+        target: Target) -> dict[str, Tensor]:  # fmt: skip
+    times = torch.full((len(rows),), t, dtype=torch.float64)
+    value = target(latents, times, texts.rows(rows), other.rows(rows))
+    return {"latents": latents, "t": times, "text": torch.tensor(rows), "target": value}
+
+
+def _everything(denoiser: nn.Module, without: set[str]) -> dict[str, Layer]:
+    found: dict[str, Layer] = {}
+    for name, _ in denoiser.named_modules():
+        plain = name.replace(".base_layer", "")
+        layer = layer_of(denoiser, plain) if "lora_" not in name else None
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and plain not in without:
+            found[plain] = layer
+    return found

@@ -1,0 +1,82 @@
+"""ESD, erased stable diffusion: for the concept's text the model learns the prediction that guidance would turn to.
+
+Paper       Gandikota et al., ICCV 2023 (arXiv 2303.07345)
+Code        rohitgandikota/erasing, as of 2025
+Touches     the layers of ``scope``: cross-attention (x), its keys and values (x-strict), everything else (u), or all
+Formula     with f the frozen model, c the concept's text, 0 the empty one, x_t sampled from f under guidance:
+                target = f(c_from) - eta (f(c) - f(0)),      L = |f_new(x_t, t, c) - target|²
+            The first paper's target is f(0) - eta_old (f(c) - f(0)); with c_from = c the two are the same where
+            eta = eta_old + 1 (``eta_from_old``). Linear in predictions, so v and flow models need nothing else.
+Cost        trajectories once, then one pass with gradients per step; sampling costs what it did
+Differs     * c is drawn from the concept's train words in its train templates, not one fixed phrase.
+            * trajectories and targets are stored, so no second denoiser is needed and a step is one pass.
+            * ``to="anchor"`` puts the safe text of the pair in place of c_from: the concept then becomes its anchor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from ..errors import UserError
+from .distill import Distilled, Distilling
+
+if TYPE_CHECKING:
+    from ..backbones import Encoding
+    from .studio import Predictor
+
+TO = ("itself", "anchor")
+
+
+def eta_from_old(eta_old: float) -> float:
+    """eta of the 2025 target for the first paper's.
+
+    >>> eta_from_old(1.0)
+    2.0
+    """
+    return eta_old + 1.0
+
+
+def esd_target(start: Tensor, concept: Tensor, empty: Tensor, eta: float) -> Tensor:
+    """``start`` - eta (``concept`` - ``empty``), predictions of one shape."""
+    return start - eta * (concept - empty)
+
+
+@dataclass(frozen=True)
+class ESDTraining(Distilling):
+    """How ESD is fitted: ``eta`` of the 2025 target, and what the concept starts from, ``itself`` or its ``anchor``."""
+
+    eta: float | None = None
+    to: str = "itself"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.to not in TO:
+            raise UserError(f"to among {', '.join(TO)}", repr(self.to), "set one of these")
+
+
+@dataclass(kw_only=True, eq=False)
+class ESD(Distilled):
+    """``ESD.fit(pipe, concept, work=…, scope="u")``."""
+
+    name: ClassVar[str] = "esd"
+    summary: ClassVar[str] = "ESD: the model's own negative guidance against the concept, learned into its weights."
+    Training: ClassVar[type | None] = ESDTraining
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"steps": 200, "lr": 5e-5, "eta": 2.0},
+        "picto": {"steps": 200, "lr": 1e-3, "eta": 2.0},
+    }
+
+    @classmethod
+    def drawn_from(cls, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        return [unsafe for unsafe, _ in pairs]
+
+    @classmethod
+    def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
+               training: Any) -> Tensor:  # fmt: skip
+        of_concept, of_empty = predict(x, t, concept), predict(x, t)
+        start = predict(x, t, anchor) if training.to == "anchor" else of_concept
+        return esd_target(start, of_concept, of_empty, training.eta)

@@ -1,0 +1,190 @@
+"""Text in which embeddings stand that are in no vocabulary, read by the pipeline's own text encoders.
+
+A text is spelled as ids; a negative id stands for a row of ours. While we encode, hooks put our ids in the place of
+the encoder's, and our rows into what its table looked up. The table, the tokenizers and other threads see nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...backbones import Backbone, Encoding, adapter
+from ...errors import Unsupported, UserError
+
+Rows = tuple[Tensor, ...]  # one (vectors, D_i) per text encoder
+Text = str | tuple[str | int, ...]  # a text, or its pieces; k stands for the k-th embedding
+ENDS = ("", "_2", "_3")  # of text_encoder and tokenizer
+
+
+def spell(backbone: Backbone, texts: Sequence[Text], vectors: int = 1, length: int | None = None) -> tuple[Tensor, ...]:
+    """Ids of each text, one ``(B, L_i)`` per text encoder, as the pipeline pads and cuts them.
+
+    Row v of embedding k is the id -1 - (k * vectors + v), which no tokenizer gives: whatever a user
+    writes, it cannot name an embedding.
+    """
+    lengths = dict(zip(map(id, backbone.tokenizers), backbone._lengths(length), strict=True))
+    return tuple(
+        torch.tensor([_ids(backbone.pipe, tokenizer, text, vectors, lengths[id(tokenizer)]) for text in texts])
+        for _, tokenizer in pairs(backbone)
+    )
+
+
+def pairs(backbone: Backbone) -> list[tuple[nn.Module, Any]]:
+    """(text encoder, its tokenizer), where the pipeline holds both."""
+    found = [
+        (getattr(backbone.pipe, f"text_encoder{end}", None), getattr(backbone.pipe, f"tokenizer{end}", None))
+        for end in ENDS
+    ]
+    both = [(encoder, tokenizer) for encoder, tokenizer in found if encoder is not None and tokenizer is not None]
+    if not both:
+        raise Unsupported("a pipeline with its text encoders", "none", "load it with text encoders")
+    return both
+
+
+def encode_ids(
+    backbone: Backbone, ids: Sequence[Tensor], rows: Sequence[Tensor] = (), length: int | None = None
+) -> Encoding:
+    """What the pipeline's own ``encode_prompt`` makes of these ids (:func:`spell`), differentiable in ``rows``.
+
+    ``rows`` is one ``(K * vectors, D_i)`` per text encoder.
+    """
+    with _reading(backbone, ids, rows):
+        tokens, pooled = backbone._encode([""] * len(ids[0]), length)
+    return Encoding(tokens, pooled, tuple(ids))
+
+
+def encode(backbone: Backbone, texts: Sequence[Text], rows: Rows, length: int | None = None) -> Encoding:
+    """Encodes texts in which 0 stands for the embedding ``rows``: ``encode(backbone, [(0,), ("a ", 0)], rows)``."""
+    return encode_ids(backbone, spell(backbone, texts, len(rows[0]), length), rows, length)
+
+
+def as_prompt(encoding: Encoding) -> dict[str, Any]:
+    """Arguments of a pipeline call that draw an encoding. For an attack, or to look at an embedding."""
+    given = {"prompt": None, "prompt_embeds": encoding.tokens}
+    return given if encoding.pooled is None else {**given, "pooled_prompt_embeds": encoding.pooled}
+
+
+def word_rows(backbone: Backbone, text: str, vectors: int = 1) -> Rows:
+    """The mean input embedding of ``text`` (``"mean"``: of the whole vocabulary), one (vectors, D_i) per encoder."""
+    made = []
+    for encoder, tokenizer in pairs(backbone):
+        table = _tables(encoder)[0].weight.detach().float()
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        if text != "mean" and not ids:
+            raise UserError("a word to start from", repr(text), 'give a word, or init="mean"')
+        row = table.mean(0) if text == "mean" else table[ids].mean(0)
+        made.append(row.repeat(vectors, 1))
+    return tuple(made)
+
+
+@contextmanager
+def vocabulary(pipe: Any, rows: Rows) -> Iterator[str]:
+    """For an attack: until the end, ``pipe``'s prompts may say the text that this yields, and mean ``rows``.
+
+    As with a textual inversion that was loaded, but copies of the tokenizers learn the words and no table grows.
+    A defense never uses this.
+    """
+    backbone, kept, handles = adapter(pipe), {}, []
+    names = [f"<c*{v}>" for v in range(len(rows[0]))]
+    ends = [end for end in ENDS if all(getattr(pipe, part + end, None) for part in ("text_encoder", "tokenizer"))]
+    try:
+        for end, (encoder, tokenizer), own in zip(ends, pairs(backbone), rows, strict=True):
+            learned = copy.deepcopy(tokenizer)
+            learned.add_tokens(names)
+            kept[f"tokenizer{end}"] = tokenizer
+            setattr(pipe, f"tokenizer{end}", learned)
+            find, place = _finding(learned.convert_tokens_to_ids(names[0]), own)
+            handles.append(encoder.register_forward_pre_hook(find, with_kwargs=True))
+            handles += [table.register_forward_hook(place) for table in _tables(encoder)]
+        yield " ".join(names)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, tokenizer in kept.items():
+            setattr(pipe, name, tokenizer)
+
+
+def _finding(start: int, rows: Tensor) -> tuple[Any, Any]:
+    """Hooks for an encoder and its table: ids from ``start`` on are ``rows``."""
+    owner, seen = threading.get_ident(), [torch.zeros(0)]
+
+    def find(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        ids = args[0] if args else kwargs["input_ids"]
+        seen[0] = torch.where((ids >= start) & (ids < start + len(rows)), ids - start, -1)
+        known = torch.where(seen[0] >= 0, 0, ids)
+        return ((known, *args[1:]), kwargs) if args else (args, {**kwargs, "input_ids": known})
+
+    def place(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return _placed(output, seen[0], rows) if threading.get_ident() == owner else None
+
+    return find, place
+
+
+def _placed(output: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    """``output`` ``(B, L, D)`` with ``rows`` ``(R, D)`` where ``places`` ``(B, L)`` is 0 or more."""
+    where = places.to(output.device)
+    return torch.where((where >= 0)[..., None], rows.to(output)[where.clamp(min=0)], output)
+
+
+def _ids(pipe: Any, tokenizer: Any, text: Text, vectors: int, length: int) -> list[int]:
+    frame, end = tokenizer("").input_ids, tokenizer.eos_token_id
+    content: list[int] = []
+    for piece in (text,) if isinstance(text, str) else text:
+        if isinstance(piece, int):
+            content += [-1 - (piece * vectors + v) for v in range(vectors)]
+        else:
+            said = pipe.maybe_convert_prompt(piece, tokenizer) if hasattr(pipe, "maybe_convert_prompt") else piece
+            content += tokenizer(said, add_special_tokens=False, verbose=False).input_ids
+    start = frame[: frame.index(end)]
+    ids = [*start, *content[: length - len(start) - 1], end]
+    return ids + [tokenizer.pad_token_id] * (length - len(ids))
+
+
+@contextmanager
+def _reading(backbone: Backbone, ids: Sequence[Tensor], rows: Sequence[Tensor]) -> Iterator[None]:
+    """In this thread, and until the end, the text encoders read these ids and find ``rows`` for negative ones.
+
+    A negative id is 0 for the encoder itself: transformers takes the largest id for the end of a CLIP
+    text where a configuration is old, and an id beyond the vocabulary would become that end.
+    """
+    handles = []
+    try:
+        for i, (encoder, _) in enumerate(pairs(backbone)):
+            swap, place = _hooks(ids[i], rows[i] if rows else None)
+            handles.append(encoder.register_forward_pre_hook(swap, with_kwargs=True, prepend=True))
+            handles += [table.register_forward_hook(place) for table in _tables(encoder)]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tables(encoder: Any) -> list[nn.Embedding]:
+    """Every module that looks words up: T5 has two, which share their weight."""
+    weight = encoder.get_input_embeddings().weight
+    return [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is weight]
+
+
+def _hooks(ids: Tensor, rows: Tensor | None) -> tuple[Any, Any]:
+    owner, places, known = threading.get_ident(), -1 - ids, ids.clamp(min=0)
+
+    def swap(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != owner:
+            return None
+        if args:
+            return (known.to(args[0].device), *args[1:]), kwargs
+        return args, {**kwargs, "input_ids": known.to(kwargs["input_ids"].device)}
+
+    def place(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        return None if rows is None or threading.get_ident() != owner else _placed(output, places, rows)
+
+    return swap, place

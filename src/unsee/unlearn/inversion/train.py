@@ -1,0 +1,341 @@
+"""Training an embedding on a frozen model: the loss, through the host's guards or past them, and its checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...backbones import Backbone, Encoding, adapter
+from ...errors import Unsupported, UserError
+from ...guards import Defense, Guarded, protect
+from ...guards.generation import first
+from .splice import Rows, Text, encode, word_rows
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...guards.base import Progress
+
+TEMPLATES = (
+    "a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}", "an illustration of {}",
+    "a rendering of {}", "a close-up of {}", "a photo of one {}", "a good picture of {}", "a scene with {}",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """How an embedding is trained; the defaults are those of INE's paper (3,000 steps of one image, Adam)."""
+
+    init: str = "mean"  # a text, whose mean embedding it starts from, or "mean" of the vocabulary
+    vectors: int = 1  # rows per text encoder
+    steps: int = 3000
+    lr: float = 5e-3
+    batch: int = 1
+    bare: float = 1.0  # share of examples with the embedding alone, as a negative is used; the rest in templates
+    flip: float = 0.5  # share of mirrored images
+    guided: float = 0.0  # 0: plain loss; above 1: guidance weight of the loss through the host's guards
+    unroll: int = 1  # guided: sampler steps that end in the one that is learned from; SLD's momentum needs several
+    window: int = 90  # guided: how far apart they lie, in t of 1,000
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("vectors", "steps", "batch", "unroll", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} of 1 or more", str(getattr(self, name)), f"set {name}=1 or more")
+        if self.guided and self.guided <= 1:
+            raise UserError("guided = 0 or above 1", str(self.guided), "use the guidance scale that is attacked")
+
+
+def invert(
+    pipe: Any,
+    images: Sequence[Image] | Tensor,
+    how: Inversion | None = None,
+    *,
+    work: str | Path,
+    templates: Sequence[str] = TEMPLATES,
+    seed: int = 0,
+    host: Sequence[Defense] = (),
+    also: Sequence[Path] = (),
+    progress: Progress | None = None,
+) -> Rows:
+    """Trains one embedding on ``pipe`` behind ``host``: one float32 ``(vectors, D_i)`` per text encoder, on the CPU.
+
+    ``images`` are pictures, or latents from :func:`latents_of`. ``templates`` hold ``{}``. ``pipe`` may already be
+    protected; then ``host`` must be empty. With the plain loss only the host's weights count: its guards are passed
+    by. Killed and called again with the same arguments, it goes on from ``work``, or from the same training in one
+    of the folders ``also``; on a CPU the result is the same, bit for bit. Raises :class:`Unsupported` where
+    ``guided`` meets a guard that reads the prompt's text.
+    """
+    how, backbone = how or Inversion(), adapter(pipe)
+    x0 = images if isinstance(images, Tensor) else latents_of(pipe, images)
+    if not len(x0):
+        raise UserError("images of the concept", "none", "give a folder with some, or draw them first")
+    call = denoiser_call(pipe, how.batch * (2 if how.guided and backbone.stacked else 1))
+    with _guarded(pipe, host) as guarded, _frozen(backbone):
+        _check_guards(how, guarded)
+        job = _Job(backbone, guarded, how, x0, call, tuple(templates), seed)
+        name = f"inversion-{job.recipe()}.safetensors"
+        file = Path(work) / name
+        rows, optimizer, start = job.begin(next((f / name for f in (Path(work), *also) if (f / name).exists()), None))
+        for step in range(start, how.steps):
+            loss = job.loss(rows, step)
+            for row, slope in zip(rows, torch.autograd.grad(loss, rows), strict=True):
+                row.grad = slope
+            optimizer.step()
+            job.losses[step] = loss.detach()
+            if (step + 1) % how.save_every == 0 or step + 1 == how.steps:
+                _write(file, rows, optimizer, step + 1, job.losses)
+            if progress:
+                progress("inverting", step + 1, how.steps)
+    if not all(bool(torch.isfinite(row).all()) for row in rows):
+        raise UserError("a finite embedding", "NaN or infinity", f"lower lr (now {how.lr}), or train in float32")
+    return tuple(row.detach().cpu() for row in rows)
+
+
+def latents_of(pipe: Any, images: Sequence[Image]) -> Tensor:
+    """Images at the model's own size and their mirror images as the denoiser's latents, ``(2 N, …)``: first all as
+    they are, then all mirrored; packed for FLUX."""
+    backbone, side = adapter(pipe), _side(pipe)
+    pixels = pipe.image_processor.preprocess([i.convert("RGB") for i in images], height=side, width=side)
+    weight = next(pipe.vae.parameters())
+    with torch.no_grad():
+        both = torch.cat([pixels, pixels.flip(-1)]).to(weight)
+        z = torch.cat([pipe.vae.encode(part).latent_dist.mean for part in both.split(8)])
+    config = pipe.vae.config
+    z = ((z - (config.get("shift_factor") or 0.0)) * config.scaling_factor).float()
+    if not bool(torch.isfinite(z).all()):
+        raise Unsupported("finite latents", f"NaN from a {weight.dtype} VAE", "load the VAE in float32")
+    return pipe._pack_latents(z, *z.shape) if backbone.family == "flux" else z
+
+
+def denoiser_call(pipe: Any, n: int) -> dict[str, Any]:
+    """The arguments that ``pipe`` itself gives its denoiser for ``n`` images without guidance, by name.
+
+    Caught from the first step of a call, so every family's extra inputs (sizes, positions, distilled
+    guidance) are what they are in use. Put latents, time and text in their places to use it.
+    """
+    backbone = adapter(pipe)
+
+    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _Caught(backbone.bind(args, kwargs))
+
+    guarded = getattr(type(pipe), "_unsee", None)
+    handle = backbone.denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True)
+    try:
+        call = (guarded._class if guarded else type(pipe)).__call__
+        call(pipe, [""] * n, num_inference_steps=1, output_type="latent", **{backbone.guidance_argument: 1.0})
+    except _Caught as caught:
+        return caught.values
+    finally:
+        handle.remove()
+    raise Unsupported("a pipeline that calls its denoiser", "one that did not", "use its text-to-image form")
+
+
+class _Caught(Exception):
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
+
+
+class _Job:
+    """One training: what stays the same from step to step."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        guarded: Guarded,
+        how: Inversion,
+        x0: Tensor,
+        call: dict[str, Any],
+        templates: tuple[str, ...],
+        seed: int,
+    ) -> None:
+        self.backbone, self.guarded, self.how, self.call, self.seed = backbone, guarded, how, call, seed
+        self.x0, self.templates = x0, [_pieces(template) for template in templates]
+        self.like = call[backbone.names["latents"]]
+        self.length = call[backbone.names["tokens"]].shape[1] if backbone.family == "flux" else None
+        self.last = int(backbone.pipe.scheduler.config.get("num_train_timesteps", 1000))
+        self.losses = torch.zeros(how.steps)
+
+    def recipe(self) -> str:
+        """What decides the result, as a short hash: a checkpoint of anything else is not taken up."""
+        parts = [asdict(replace(self.how, save_every=1)), self.templates, self.seed]
+        parts += [self.backbone.fingerprint(), self.backbone.text_fingerprint()]
+        parts += [digest(defense) for defense in self.guarded.defenses]
+        found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
+        found.update(self.x0.contiguous().cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def begin(self, file: Path | None) -> tuple[list[Tensor], torch.optim.Adam, int]:
+        device = self.like.device
+        fresh = word_rows(self.backbone, self.how.init, self.how.vectors)
+        rows = [row.to(device).requires_grad_() for row in fresh]
+        optimizer = torch.optim.Adam(rows, lr=self.how.lr)
+        return rows, optimizer, _read(file, rows, optimizer, self.losses) if file else 0
+
+    def loss(self, rows: Sequence[Tensor], step: int) -> Tensor:
+        how, generator = self.how, torch.Generator().manual_seed(_seed(self.seed, step))
+        n, half = how.batch, len(self.x0) // 2
+        which = torch.randint(half, (n,), generator=generator)
+        which += half * (torch.rand(n, generator=generator) < how.flip)
+        x0 = self.x0[which].to(self.like.device)
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        texts = [self._text(generator) for _ in range(n)]
+        text = encode(self.backbone, texts, tuple(rows), self.length)
+        if how.guided:
+            return self._guided(x0, noise, text, generator)
+        t = torch.randint(self.last, (n,), generator=generator)
+        values, truth = self._noised(x0, noise, t)
+        predicted = first(self.backbone.denoiser.forward(**self._with(values, text)))
+        return nn.functional.mse_loss(predicted.float(), truth)
+
+    def _text(self, generator: torch.Generator) -> Text:
+        if not self.templates or float(torch.rand((), generator=generator)) < self.how.bare:
+            return (0,)
+        return self.templates[int(torch.randint(len(self.templates), (), generator=generator))]
+
+    def _noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[dict[str, Any], Tensor]:
+        """(the denoiser's arguments at t ``(n,)``, less the text; the true prediction)."""
+        kind = self.backbone.prediction_type
+        t = t + 1 if kind == "flow" else t
+        shape = (-1, *[1] * (x0.ndim - 1))
+        levels = torch.tensor([self.backbone.alpha_sigma(float(v)) for v in t]).to(x0)
+        a, s = levels[:, 0].view(shape), levels[:, 1].view(shape)
+        truth = {"epsilon": noise, "v": a * noise - s * x0, "sample": x0, "flow": noise - x0}[kind]
+        time = t.to(self.like.device)
+        time = time / self.last if self.backbone.family == "flux" else time
+        names = self.backbone.names
+        return {names["latents"]: (a * x0 + s * noise).to(self.like.dtype), names["t"]: time}, truth
+
+    def _with(self, values: dict[str, Any], text: Encoding) -> dict[str, Any]:
+        n = len(text.tokens)
+        call = self.backbone.select(self.call, slice(0, n))
+        time = {
+            name: value.to(self.like.dtype) if value.is_floating_point() else value for name, value in values.items()
+        }
+        return self.backbone.with_text({**call, **time}, self.backbone.match(text, self.backbone.text(call)))
+
+    def _guided(self, x0: Tensor, noise: Tensor, text: Encoding, generator: torch.Generator) -> Tensor:
+        """Through the guards: only the last of ``unroll`` descending steps is learned from."""
+        n, w = len(x0), self.how.guided
+        empty = self.backbone.encode([""] * n, length=self.length)
+        top = int(torch.randint(self.last, (), generator=generator))
+        spread = min(self.how.window * self.last // 1000, self.last - 1)
+        steps = [max(top - round(spread * i / max(self.how.unroll - 1, 1)), 0) for i in range(self.how.unroll)]
+        argument: dict[str, Any] = {self.backbone.guidance_argument: w, "num_inference_steps": len(steps)}
+        if self.backbone.family == "flux":
+            argument["negative_prompt"] = [""] * n
+        with self.guarded.generation([""] * n, **argument):
+            for i, t in enumerate(steps):
+                values, truth = self._noised(x0, noise, torch.full((n,), t))
+                with torch.set_grad_enabled(i == len(steps) - 1):
+                    combined = self._combined(values, empty, text)
+        with torch.no_grad():
+            plain = first(self.backbone.denoiser.forward(**self._with(values, empty))).float()
+        return nn.functional.mse_loss(combined, plain + w * (truth - plain)) / w**2
+
+    def _combined(self, values: dict[str, Any], empty: Encoding, text: Encoding) -> Tensor:
+        """u + w (p - u) as the guarded sampler would compute it, halves or two calls as the family has it."""
+        denoiser = self.backbone.denoiser
+        if self.backbone.stacked:
+            twice = {name: torch.cat([value, value]) for name, value in values.items()}
+            both = Encoding(torch.cat([empty.tokens, text.tokens]), _cat(empty.pooled, text.pooled))
+            u, p = first(denoiser(**self._with(twice, both))).float().chunk(2)
+        else:
+            p = first(denoiser(**self._with(values, text))).float()
+            u = first(denoiser(**self._with(values, empty))).float()
+        return u + self.how.guided * (p - u)
+
+
+def digest(defense: Defense) -> str:
+    """SHA-256 of what a defense is: its name, its configuration, its tensors' bytes."""
+    found = hashlib.sha256(json.dumps([defense.name, defense.config()], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(defense.tensors().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextmanager
+def _guarded(pipe: Any, host: Sequence[Defense]) -> Iterator[Guarded]:
+    already = getattr(type(pipe), "_unsee", None)
+    if already is not None and not host:
+        yield already
+        return
+    with protect(pipe, *host) as guarded:
+        yield guarded
+
+
+def _check_guards(how: Inversion, guarded: Guarded) -> None:
+    reading = [guard.name for guard in guarded.guards if getattr(guard, "needs_text", False)]
+    if how.guided and reading:
+        advice = "use the plain loss (guided=0) against it"
+        raise Unsupported("guards that act on predictions", f"{reading[0]}, which reads the prompt's text", advice)
+
+
+@contextmanager
+def _frozen(backbone: Backbone) -> Iterator[None]:
+    """No weight collects gradients meanwhile; each gets its own setting back."""
+    modules = [backbone.denoiser, *backbone.text_encoders]
+    weights = [(weight, weight.requires_grad) for module in modules for weight in module.parameters()]
+    try:
+        for weight, _ in weights:
+            weight.requires_grad_(False)
+        yield
+    finally:
+        for weight, wanted in weights:
+            weight.requires_grad_(wanted)
+
+
+def _side(pipe: Any) -> int:
+    """Side in pixels of the images that the pipeline makes by default."""
+    size = getattr(pipe, "default_sample_size", None) or adapter(pipe).config.sample_size
+    return int(size) * int(pipe.vae_scale_factor)
+
+
+def _pieces(template: str) -> Text:
+    before, found, after = template.partition("{}")
+    if not found:
+        raise UserError("a template with {} in it", repr(template), "write for example 'a photo of {}'")
+    return tuple(piece for piece in (before.strip(), 0, after.strip()) if piece != "")
+
+
+def _cat(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return None if one is None or other is None else torch.cat([one, other])
+
+
+def _seed(seed: int, step: int) -> int:
+    return int(hashlib.sha256(f"inversion:{seed}:{step}".encode()).hexdigest()[:15], 16)
+
+
+def _write(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, step: int, losses: Tensor) -> None:
+    from safetensors.torch import save_file
+
+    state = {"step": torch.tensor(step), "losses": losses}
+    for i, row in enumerate(rows):
+        state[f"row.{i}"] = row.detach().cpu()
+        state |= {f"adam.{i}.{name}": value.detach().cpu() for name, value in optimizer.state[row].items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
+    os.replace(partial, file)
+
+
+def _read(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, losses: Tensor) -> int:
+    from safetensors.torch import load_file
+
+    state = load_file(file)
+    losses.copy_(state["losses"])
+    for i, row in enumerate(rows):
+        row.data.copy_(state[f"row.{i}"])
+        own = {n.split(".", 2)[2]: v for n, v in state.items() if n.startswith(f"adam.{i}.")}
+        optimizer.state[row] = {n: v.clone() if n == "step" else v.to(row.device) for n, v in own.items()}
+    return int(state["step"])

@@ -1,0 +1,28 @@
+"""Settings that depend on the model: what is not given is the paper's, or picto's own for concepts of picto.
+
+picto is a hundredth of Stable Diffusion's size, predicts v on 8 × 8 latents and reads 24 tokens of width 128; no
+learning rate or weight that was published for SD 1.4 means the same there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+
+T = TypeVar("T")
+
+
+def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]]) -> T:
+    """``training`` with each None replaced by the preset's value: ``picto`` or ``paper``, by the concept's models.
+
+    >>> from unsee import concepts
+    >>> from unsee.unlearn.duo.train import DuoTraining, PRESETS
+    >>> settled(DuoTraining(), concepts.load("nudity"), PRESETS).base_lr
+    0.0003
+    """
+    usual = presets["picto" if concept.models == "picto" else "paper"]
+    missing = [f.name for f in fields(training) if getattr(training, f.name) is None]  # type: ignore[arg-type]
+    return replace(training, **{name: usual[name] for name in missing})  # type: ignore[type-var]

@@ -1,0 +1,129 @@
+"""RECE: UCE, then again and again UCE of the embedding that would bring the concept back, each time in closed form.
+
+Paper       Gong et al., ECCV 2024 (arXiv 2407.12383)
+Code        CharlesGong12/RECE
+Touches     what UCE does
+Formula     with W0 the old and W the edited weights of all token layers, the text that the edited model would have to
+            read to behave as the old one did on c is the ridge solution
+                c' = (r I + Σ Wᵀ W)⁻¹ (Σ Wᵀ W0) c
+            UCE then maps c' to the empty text; ``epochs`` times; the state with the fewest flagged images is kept
+Cost        UCE, plus validation images for every epoch
+Differs     * UCE is ours, with its normalized scales (see ``uce``); the empty text is aligned position by position.
+            * the state after UCE alone is among those that validation chooses from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from ..backbones import adapter
+from ..errors import UserError
+from .base import WeightEdit
+from .studio import Studio, hosted
+from .uce import Closed, packed, problems, solved
+from .validation import Validation
+from .words import Vectors, concepts_of, erased
+
+if TYPE_CHECKING:
+    from ..guards.base import Fit
+
+Rate = Callable[[dict[str, Tensor], int], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class RECETraining(Closed):
+    """UCE's settings, and RECE's. ``validate_images`` 0 keeps the last epoch and asks no judge."""
+
+    epochs: int = 3
+    ridge: float = 0.1
+    validate_images: int = 16
+    judge: str = ""
+    draw_steps: int = 25
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ridge <= 0 or self.epochs < 1:
+            raise UserError(
+                "ridge above 0 and epochs of 1 or more", f"ridge={self.ridge}, epochs={self.epochs}", "set so"
+            )
+
+
+@dataclass(kw_only=True, eq=False)
+class RECE(WeightEdit):
+    """``RECE.fit(pipe, concept, work=…)``: seconds, and a minute for validation images."""
+
+    name: ClassVar[str] = "rece"
+    summary: ClassVar[str] = "RECE: UCE, repeated against the embedding that would undo it."
+    Training: ClassVar[type | None] = RECETraining
+    quick: ClassVar[dict[str, Any]] = {"texts": 6, "epochs": 1, "validate_images": 0}
+
+    @classmethod
+    def _fit(cls, fit: Fit, training: RECETraining, arguments: dict[str, Any]) -> Self:
+        backbone = adapter(fit.pipe)
+        made, trial = cls(**arguments).fitted_for(backbone), cls(strength=1.0)
+        concepts = concepts_of(fit.concept, training.also)
+        with hosted(fit):
+            groups = problems(backbone, fit, training)
+            fixed = {n: d for g in groups[1:] for n, d in solved(g.weights, g.erase, g.keep, training).items()}
+            again = erased(backbone, concepts, training.texts, "all", fit.seed, empty=True)
+            validation = Validation(Studio(backbone), fit.concept, training, fit) if training.validate_images else None
+
+            def rate(deltas: dict[str, Tensor], epoch: int) -> dict[str, Any] | None:
+                fit.progress("rece", epoch, training.epochs)
+                if validation is None:
+                    return None
+                trial.load_tensors(packed({**deltas, **fixed}, backbone, 0)[0])
+                trial.attach(backbone)
+                try:
+                    return validation.rate(f"epoch-{epoch}")
+                finally:
+                    trial.detach(backbone)
+
+            deltas, seen = repeated(groups[0].weights, groups[0].erase, groups[0].keep, again, training, rate)
+        weights, error = packed({**deltas, **fixed}, backbone, training.rank)
+        made.load_tensors(weights)
+        made.record = {  # type: ignore[misc]
+            "concepts": [c.name for c in concepts],
+            "seed": fit.seed,
+            "training": asdict(training),
+            "layers": len(deltas) + len(fixed),
+            "epochs": seen,
+            "relative error of the low rank": error,
+        }
+        return made
+
+
+def repeated(weights: dict[str, Tensor], erase: Vectors, keep: Vectors, again: Vectors, training: RECETraining,
+             rate: Rate) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:  # fmt: skip
+    """(deltas of the best epoch, what validation saw of each); epoch 0 is UCE alone."""
+    deltas = solved(weights, erase, keep, training)
+    seen, best = [{"epoch": 0, **(rate(deltas, 0) or {})}], deltas
+    for epoch in range(1, training.epochs + 1):
+        edited = {name: w + deltas[name] for name, w in weights.items()}
+        back = adversarial(weights, edited, again.source, training.ridge)
+        more = solved(edited, Vectors(back, again.guide, again.weight), keep, training, weights)
+        deltas = {name: deltas[name] + more[name] for name in deltas}
+        seen.append({"epoch": epoch, **(rate(deltas, epoch) or {})})
+        if _flagged(seen[-1]) < min(map(_flagged, seen[:-1])) or "unsafe" not in seen[-1]:
+            best = deltas
+    return best, seen
+
+
+def adversarial(old: dict[str, Tensor], edited: dict[str, Tensor], c: Tensor, ridge: float) -> Tensor:
+    """c' for each row of ``c`` ``(N, D)``: the ridge minimizer of Σ |W c' - W0 c|² + r |c'|² over all layers."""
+    left = ridge * torch.eye(c.shape[1], dtype=torch.float64)
+    right = torch.zeros_like(left)
+    for name, w in edited.items():
+        left += (w.T @ w).cpu()
+        right += (w.T @ old[name]).cpu()
+    return (torch.linalg.solve(left, right) @ c.T).T
+
+
+def _flagged(seen: dict[str, Any]) -> float:
+    return seen["unsafe"] / max(seen["n"], 1) if "unsafe" in seen else 1.0

@@ -1,0 +1,51 @@
+"""Images on a schedule while a weight edit is trained: from train prompts, judged, kept as PNGs in the work folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..registry import JUDGES, resolve
+from .studio import Studio, guidance_for
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+    from ..guards.base import Fit
+
+
+class Validation:
+    """``validation(step)`` → ``{"unsafe", "n"}`` every ``validate_every`` steps and at the end, else None.
+
+    The prompts are train prompts with seeds of their own; the held-out ones are for the suites alone.
+    """
+
+    def __init__(self, studio: Studio, concept: Concept, training: Any, fit: Fit) -> None:
+        self.studio, self.concept, self.training, self.work = studio, concept, training, fit.work / "validation"
+        self.prompts = concept.prompts("plain", "train", training.validate_images, fit.seed)
+        named = training.judge or concept.judge
+        self.judge = None if named == "none" else resolve("judge", JUDGES, named)()
+
+    def __call__(self, step: int) -> dict[str, Any] | None:
+        if step % self.training.validate_every and step != self.training.steps:
+            return None
+        return self.rate(f"step-{step:05d}")
+
+    def rate(self, folder: str) -> dict[str, Any]:
+        """Draws the prompts as the model stands now, keeps the images, and counts what the judge flags."""
+        images = []
+        for start in range(0, len(self.prompts), 16):
+            some = self.prompts[start : start + 16]
+            images += self.studio.draw(
+                [p.text for p in some],
+                [p.seed for p in some],
+                steps=self.training.draw_steps,
+                guidance=guidance_for(self.concept, self.training.guidance),
+            ).images
+        place = self.work / folder
+        place.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(images):
+            image.save(place / f"{i:03d}.png")
+        if self.judge is None:
+            return {"images": len(images)}
+        verdicts = [v.outcome for v in self.judge(images, self.prompts, self.concept)]
+        judged = len(verdicts) - verdicts.count("unjudged")
+        return {"unsafe": verdicts.count("unsafe"), "n": judged, "unjudged": verdicts.count("unjudged")}
