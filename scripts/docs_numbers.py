@@ -1,5 +1,7 @@
 """Write the tables between ``<!-- numbers:NAME -->`` and ``<!-- /numbers -->`` from ``results/NAME.json``.
 
+``<!-- numbers:NAME prompts=plain,benign concept=weapon -->`` takes only the rows with these values.
+
 Run it as
     python scripts/docs_numbers.py            writes README.md and docs/*.md
     python scripts/docs_numbers.py --check    writes nothing; exit 1 if a table is not what the results say
@@ -14,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-MARK = re.compile(r"(<!-- numbers:([\w.-]+) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- numbers:([\w.-]+)((?: \w+=[^ ]+)*) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
 HEAD = ("concept", "prompts", "defense", "attack", "N", "unjudged", "unsafe", "undefended", "difference",
         "preservation", "CLIP score", "s / image")  # fmt: skip
 
@@ -40,15 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 def rewrite(text: str, results: Path) -> str:
     """The page with every marked table made anew."""
-    return MARK.sub(lambda m: f"{m[1]}\n{section(results / f'{m[2]}.json')}\n{m[3]}", text)
+    return MARK.sub(lambda m: f"{m[1]}\n{section(results / f'{m[2]}.json', wanted(m[3]))}\n{m[4]}", text)
 
 
-def section(path: Path) -> str:
-    """The table of one results file and a line that says where it comes from."""
+def wanted(filters: str) -> dict[str, list[str]]:
+    """``" prompts=plain,benign"`` as a dict."""
+    return {key: values.split(",") for key, _, values in (item.partition("=") for item in filters.split())}
+
+
+def section(path: Path, only: dict[str, list[str]]) -> str:
+    """The table of one results file, of its rows with the values in ``only``, and a line that says where it is from."""
     if not path.exists():
         return f"Not measured yet: there is no `results/{path.name}`."
     data = json.loads(path.read_text(encoding="utf-8"))
-    rows = data["rows"]
+    rows = [r for r in data["rows"] if all(str(r.get(key)) in values for key, values in only.items())]
     if not rows:
         return "No data: the results hold no rows."
     table = suite_table(rows) if "unsafe_rate" in rows[0] else plain_table(rows)

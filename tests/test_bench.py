@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from bench_fakes import NEGATIVE, stored, suite, timeless
 
-from unsee.bench import run as runner
+from unsee.bench import engine
 from unsee.bench.defenses import Stack
 from unsee.bench.plan import Suite, address
 from unsee.bench.run import run
@@ -49,7 +49,7 @@ def whole(tmp_path_factory):
         ({"defenses": ["sld", "sld"]}, "'sld' twice"),
         ({"defenses": [{"method": "sl"}]}, "did you mean 'sld'?"),
         ({"defenses": [7]}, "a defense as text or table"),
-        ({"defenses": ["sld:preset"]}, "method:key=value"),
+        ({"defenses": ["sld:preset"]}, "a setting as key=value"),
         ({"defenses": ["runs/nowhere"]}, "no folder 'runs/nowhere'"),
         ({"defenses": [{"folder": "runs/nowhere", "preset": "x"}]}, "only `folder` and `name`"),
     ],
@@ -134,21 +134,21 @@ def test_defenses_change_the_picture_and_are_kept(whole):
 
 def test_a_second_run_draws_and_judges_nothing(whole, monkeypatch):
     folder, rows = whole
-    monkeypatch.setattr(runner, "draw", None)
+    monkeypatch.setattr(engine, "draw", None)
     monkeypatch.setattr("unsee.judges.always.Unsafe.judge", None)
     assert run(suite(), folder) == rows
 
 
 def test_another_judge_judges_the_same_images(tmp_path, monkeypatch):
     run(suite(defenses=[]), tmp_path)
-    monkeypatch.setattr(runner, "draw", None)
+    monkeypatch.setattr(engine, "draw", None)
     rows = run(suite(defenses=[], judge="always.broken"), tmp_path)
     assert [(r["n"], r["unjudged"], r["unsafe_rate"]) for r in rows] == [(3, 3, None), (2, 2, None)]
 
 
 @pytest.mark.parametrize("calls", [0, 1, 4])
 def test_an_exception_inside_leaves_a_run_that_can_be_resumed(whole, tmp_path, monkeypatch, calls):
-    left, draw = [calls], runner.draw
+    left, draw = [calls], engine.draw
 
     def failing(*args, **kwargs):
         left[0] -= 1
@@ -156,10 +156,10 @@ def test_an_exception_inside_leaves_a_run_that_can_be_resumed(whole, tmp_path, m
             raise RuntimeError("power cut")
         return draw(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "draw", failing)
+    monkeypatch.setattr(engine, "draw", failing)
     with pytest.raises(RuntimeError, match="power cut"):
         run(suite(), tmp_path)
-    monkeypatch.setattr(runner, "draw", draw)
+    monkeypatch.setattr(engine, "draw", draw)
     run(suite(), tmp_path)
     assert stored(tmp_path) == stored(whole[0])
 
@@ -179,6 +179,17 @@ def test_pictures_do_not_depend_on_the_batch(whole, tmp_path):
         for a, b in zip(ours, theirs, strict=True):
             apart = np.abs(np.asarray(one.image(a.image), int) - np.asarray(other.image(b.image), int))
             assert apart.max() <= 2  # of 255: the last bits of a float, no other noise
+
+
+def test_two_processes_draw_the_same(whole, tmp_path):
+    run(suite(), tmp_path, workers=2)
+    assert stored(tmp_path) == stored(whole[0])
+
+
+def test_a_refusal_in_a_worker_is_the_same_line(tmp_path):
+    with pytest.raises(UserError, match="classifier-free guidance"):
+        run(suite(guidance=1.0), tmp_path, workers=2)
+    assert {r.defense for r in stored(tmp_path)} <= {"none"}
 
 
 def test_a_guard_that_refuses_stops_the_run_with_its_line(tmp_path):

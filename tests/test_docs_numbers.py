@@ -57,6 +57,17 @@ def test_columns_that_hold_nothing_are_left_out(root):
     assert "| inversion |" in (root / "README.md").read_text() and "CLIP score" in (root / "README.md").read_text()
 
 
+def test_a_marker_may_choose_rows(root):
+    put(root, [ROW, {**ROW, "prompts": "benign"}, {**ROW, "prompts": "synonym"}, {**ROW, "concept": "death"}])
+    marked = PAGE.replace("numbers:first", "numbers:first prompts=plain,benign concept=weapon")
+    (root / "README.md").write_text(marked)
+    assert run(root) == 0 and run(root, "--check") == 0
+    lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert len(lines) == 4 and "synonym" not in "".join(lines) and "death" not in "".join(lines)
+    (root / "README.md").write_text(marked.replace("weapon", "tobacco"))
+    assert run(root) == 0 and "No data" in (root / "README.md").read_text()
+
+
 def test_no_data_is_not_zero(root):
     put(root, [{**ROW, "n": 0, "unsafe_rate": None, "low": None, "high": None, "base_unsafe_rate": None,
                 "difference": None, "difference_low": None, "difference_high": None}])  # fmt: skip

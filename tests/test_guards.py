@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
-from unsee.errors import BadFile, UnknownName, UserError
+from unsee.errors import BadFile, UnknownName, Unsupported, UserError
 from unsee.guards import Defense, Guard, protect, storage
+from unsee.guards.generation import Generation
 from unsee.guards.negative_prompt import NegativePrompt
-from unsee.guards.sld import PRESETS, SLD, safety
+from unsee.guards.sld import PRESETS, SLD, nearest, safety
 
 built = functools.cache(tiny)
 PROMPTS = ["a dagger", "a red hat"]
@@ -172,6 +174,43 @@ def test_negative_prompt_is_the_pipelines_own():
     want = draw("weapon, ugly")
     with protect(pipe, NegativePrompt(text="weapon")):
         torch.testing.assert_close(draw("ugly"), want)
+
+
+def opened(pipe, **arguments):
+    """The generation that a call with these arguments opens."""
+    return Generation.of(adapter(pipe), type(pipe).__call__, (), {"guidance_scale": 4.0, **arguments})
+
+
+def test_the_nearest_word_is_the_one_in_the_prompt():
+    generation = opened(built("sd1"), prompt=["dagger", "bomb", "dagger dagger"], num_images_per_prompt=2)
+    assert nearest(generation, "beer, dagger, bomb") == ["dagger"] * 2 + ["bomb"] * 2 + ["dagger"] * 2
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux"])
+def test_matched_sld_is_the_sld_of_that_word(family):
+    pipe = built(family)
+
+    def draw(guard):
+        with protect(pipe, guard):
+            settings = {adapter(pipe).guidance_argument: 4.0, "num_inference_steps": 1, "output_type": "pt"}
+            negative = {"negative_prompt": ["", ""]} if family == "flux" else {}
+            return pipe(["dagger", "bomb"], generator=[torch.Generator().manual_seed(i) for i in (0, 1)], **settings,
+                        **negative).images  # fmt: skip
+
+    matched = draw(SLD(text="beer, dagger, bomb", match=True, warmup=0))
+    for i, word in enumerate(["dagger", "bomb"]):
+        alone = draw(SLD(text=word, warmup=0))
+        torch.testing.assert_close(matched[i], alone[i])
+        assert not torch.allclose(matched[1 - i], alone[1 - i], atol=1e-6)
+
+
+def test_matching_takes_all_train_words_and_needs_text():
+    guard = SLD.for_concept(concepts.load("weapon"), match=True)
+    assert guard.text.split(", ") == concepts.load("weapon").all_words("train") and guard.needs_text
+    pipe = built("sd1")
+    embeds = adapter(pipe).encode(["dagger"]).tokens
+    with protect(pipe, guard), pytest.raises(Unsupported, match="prompts as text"):
+        pipe(prompt_embeds=embeds, negative_prompt_embeds=embeds, num_inference_steps=1)
 
 
 # ---- folders ----

@@ -99,10 +99,25 @@ def digest(guards: Iterable[Any]) -> list[str]:
     return [_digest(guard) for guard in guards]
 
 
+def settings(items: Iterable[str]) -> dict[str, Any]:
+    """``["preset=strong", "scale=3"]`` as a dict. Raises :class:`UserError` for what is no key=value.
+
+    >>> settings(["preset=strong", "drop-last=true", "also=a,b"])
+    {'preset': 'strong', 'drop_last': True, 'also': 'a,b'}
+    """
+    found = {}
+    for item in filter(None, items):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UserError("a setting as key=value", repr(item), "write for example preset=strong")
+        found[key.strip().replace("-", "_")] = _scalar(value.strip())
+    return found
+
+
 def _from_text(text: str) -> Part:
     method, _, rest = text.partition(":")
     if method in DEFENSES:
-        return Part(name=text, method=method, settings=_settings(text, rest))
+        return Part(name=text, method=method, settings=settings(rest.split(",")))
     if Path(text).is_dir() or "{concept}" in text:
         return Part(name=Path(text).name, folder=text)
     if text.startswith("picto/"):
@@ -114,16 +129,6 @@ def _from_text(text: str) -> Part:
     if "/" in text or os.sep in text:
         raise BadFile("the folder of a saved defense", f"no folder {text!r}", "fit it first or mend the path")
     raise UnknownName("defense (a method, or the folder of a saved one)", method, [*DEFENSES, NONE])
-
-
-def _settings(text: str, rest: str) -> dict[str, Any]:
-    settings = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise UserError("method:key=value,…", repr(text), "write for example sld:preset=strong")
-        settings[key.strip().replace("-", "_")] = _scalar(value.strip())
-    return settings
 
 
 def _scalar(text: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -72,12 +73,18 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(device: str = "cpu") -> dict[str, Any]:
-    """What the timings were taken on."""
+def machine(device: str = "cpu", workers: int = 1) -> dict[str, Any]:
+    """What the timings were taken on; ``threads`` are those of one worker."""
     import torch
 
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
-    return {"device": device, "name": name, "threads": torch.get_num_threads(), "commit": _commit()}
+    threads = torch.get_num_threads() if workers == 1 else share(workers)
+    return {"device": device, "name": name, "workers": workers, "threads": threads, "commit": _commit()}
+
+
+def share(workers: int) -> int:
+    """Threads for each of ``workers`` processes on this machine."""
+    return max((os.cpu_count() or 1) // workers, 1)
 
 
 def _commit() -> str:

@@ -19,7 +19,8 @@ from ..registry import JUDGES, resolve
 from ..types import Sample
 from . import models
 from .defenses import NONE, digest
-from .generate import batches, draw
+from .engine import Batch, drawn
+from .generate import batches
 from .plan import Cell, Group, Suite, address
 from .rows import rows
 from .store import Store
@@ -48,9 +49,12 @@ def run(
     only: Iterable[str] = (),
     batch_size: int | None = None,
     device: str = "cpu",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Run ``suite`` in the folder ``out`` and return the rows of everything that is stored there.
+
+    With several ``workers`` the images are drawn by as many processes, each with a model of its own on ``device``.
 
     Raises :class:`UserError` for what the user can mend, before anything is written where that can be
     known: names, files and the model are looked up first.
@@ -70,12 +74,13 @@ def run(
             _planned(g, known[g.concept], fitted[g.concept, g.stack.name], drafts[g.concept, g.prompts], suite, mark)
             for g in groups
         ]
-        store.put_suite(suite, judge.version, models.versions(), models.machine(device))
+        store.put_suite(suite, judge.version, models.versions(), models.machine(device, workers))
         order = suite.groups()
         for planned in plan:
             store.put_cells(suite.name, suite.model, order.index(planned.group), planned.cells)
         size = batch_size or suite.batch_size
-        _generate(store, pipe, plan, suite, size, progress)
+        todo = _missing(store, plan, suite, size)
+        _generate(store, drawn(todo, pipe, suite.model, device, workers), plan, progress)
         _judge(store, judge, plan, size, progress)
         _measure(store, models.extractors(suite.model), plan, size, progress)
         store.export(store.folder / "records.parquet")
@@ -107,23 +112,25 @@ def _planned(
     return Planned(group, concept, guards, tuple(cell(place, prompt) for place, prompt in prompts))
 
 
-def _generate(store: Store, pipe: Any, plan: list[Planned], suite: Suite, size: int, progress: Progress) -> None:
-    have, versions = store.have_images(), models.versions()
-    done, total = 0, sum(len(p.cells) for p in plan)
+def _missing(store: Store, plan: list[Planned], suite: Suite, size: int) -> list[Batch]:
+    """The batches of which any cell has no image yet; what two groups share is drawn with the first."""
+    have, todo = store.have_images(), []
     for planned in plan:
-        for batch in batches(planned.cells, size):
-            if any(cell.cell not in have for cell in batch):
-                samples = _draw(pipe, planned, batch, suite)
-                store.put_samples(samples, versions)
-                have |= samples.keys()
-            done += len(batch)
-            progress("images", done, total)
+        for cells in batches(planned.cells, size):
+            if any(cell.cell not in have for cell in cells):
+                have |= {cell.cell for cell in cells}
+                todo.append(Batch(tuple(cells), planned.guards, planned.group.stack.name, suite.settings))
+    return todo
 
 
-def _draw(pipe: Any, planned: Planned, batch: list[Cell], suite: Suite) -> dict[str, Sample]:
-    name = planned.group.stack.name
-    samples = draw(pipe, [c.prompt for c in batch], planned.guards, defense=name, **suite.settings)
-    return {cell.cell: sample for cell, sample in zip(batch, samples, strict=True)}
+def _generate(store: Store, ready: Iterable[dict[str, Sample]], plan: list[Planned], progress: Progress) -> None:
+    wanted, versions = [cell.cell for planned in plan for cell in planned.cells], models.versions()
+    have = store.have_images()
+    progress("images", sum(cell in have for cell in wanted), len(wanted))
+    for samples in ready:
+        store.put_samples(samples, versions)
+        have |= samples.keys()
+        progress("images", sum(cell in have for cell in wanted), len(wanted))
 
 
 def _judge(store: Store, judge: Judge, plan: list[Planned], size: int, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,8 @@ Only = Annotated[
 Seed = Annotated[int | None, typer.Option(min=0, help="Use this seed instead of the suite's.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images drawn at once; instead of the suite's.")]
 
+Workers = Annotated[int, typer.Option(min=1, help="Processes that draw, each with a model of its own.")]
+
 
 @app.command()
 def demo(
@@ -46,7 +49,8 @@ def demo(
 
     Draw, defend, judge, report: a few minutes on a laptop CPU.
     """
-    _bench(Path(__file__).parents[1] / "bench" / "demo.toml", out, [], seed, None, "cpu", as_json)
+    workers = min(os.cpu_count() or 1, 4)  # the embedded model is small
+    _bench(Path(__file__).parents[1] / "bench" / "demo.toml", out, [], seed, None, "cpu", workers, as_json)
 
 
 @app.command()
@@ -117,13 +121,14 @@ def bench(
     seed: Seed = None,
     batch_size: BatchSize = None,
     device: Device = "cpu",
+    workers: Workers = 1,
     as_json: Json = False,
 ) -> None:
     """Run a suite and write its report.
 
     What is not fitted yet is fitted first. A run that was stopped goes on where it was.
     """
-    _bench(suite, out, only or [], seed, batch_size, device, as_json)
+    _bench(suite, out, only or [], seed, batch_size, device, workers, as_json)
 
 
 @app.command()
@@ -185,7 +190,14 @@ def selftest(as_json: Json = False) -> None:
 
 
 def _bench(
-    path: Path, out: Path, only: list[str], seed: int | None, batch_size: int | None, device: str, as_json: bool
+    path: Path,
+    out: Path,
+    only: list[str],
+    seed: int | None,
+    batch_size: int | None,
+    device: str,
+    workers: int,
+    as_json: bool,
 ) -> None:
     from ..bench.plan import Suite
     from . import show
@@ -198,7 +210,7 @@ def _bench(
         from ..bench.run import run
         from ..bench.store import Store
 
-        run(suite, out, only=only, batch_size=batch_size, device=device, progress=progress)
+        run(suite, out, only=only, batch_size=batch_size, device=device, workers=workers, progress=progress)
     with Store(out) as store:
         _tell(store, as_json, suite.name)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts
 from ..bench import models
-from ..bench.defenses import Part, Stack
+from ..bench.defenses import Stack, settings
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import DEFENSES, resolve
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..guards.base import Progress
 
 
-def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], settings: list[str], seed: int,
+def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], given: list[str], seed: int,
         device: str, progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
     """Fit ``method`` to each concept, behind the defenses ``hosts``; returns a table per folder that was written."""
     if method not in DEFENSES:
@@ -28,9 +28,8 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], s
         raise UserError(
             "{concept} in --out for several concepts", out, f"write for example --out runs/{method}-{{concept}}"
         )
-    given = Part.parse(f"{method}:{','.join(settings)}").settings
-    kind = resolve("defense method", DEFENSES, method)
-    kind.check_settings(given)
+    kind, how = resolve("defense method", DEFENSES, method), settings(given)
+    kind.check_settings(how)
     wanted = [concepts.load(name) for name in names]
     folders = [_free(Path(out.replace("{concept}", concept.name))) for concept in wanted]
     stack = Stack.parse(hosts) if hosts else Stack()
@@ -38,7 +37,7 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], s
     for concept, folder in zip(wanted, folders, strict=True):
         host = stack.fit(concept, folder.with_name(folder.name + ".hosts"), lambda: pipe, progress)
         work = folder.with_name(folder.name + ".work")
-        made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **given)
+        made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **how)
         made.save_pretrained(folder)
         lines.append({"path": str(folder), "method": method, "concept": concept.name, "record": made.record})
     return lines

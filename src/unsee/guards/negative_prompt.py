@@ -6,7 +6,8 @@ Cost        none: the two passes of classifier-free guidance stay two
 Differs     the user's own negative prompt is kept: it is joined behind the concept's words, so a long
             one cannot push them out of the encoder's window. Negative *embeddings* have no text to
             join, so they are replaced (the decisions say so).
-Weakness    on a model that has unlearned the concept e_n is near e_u and the guard does little
+Weakness    It weakens what a prompt implies, hardly what it asks for by name: where e_n = e_p, e is e_p still. And on
+            a model that has unlearned the concept e_n is near e_u, and the guard does little.
 """
 
 from __future__ import annotations
@@ -57,7 +58,12 @@ class NegativePrompt(Guard):
 
 def words(concept: Any) -> str:
     """The concept in one text: its ``phrase()`` where it has one, else all its train words."""
-    return str(concept.phrase()) if hasattr(concept, "phrase") else ", ".join(concept.all_words("train"))
+    return str(concept.phrase()) if hasattr(concept, "phrase") else every_word(concept)
+
+
+def every_word(concept: Any) -> str:
+    """All train words of the concept, between commas."""
+    return ", ".join(concept.all_words("train"))
 
 
 def warn_if_cut(name: str, text: str, backbone: Backbone) -> None:

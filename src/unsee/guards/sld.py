@@ -16,6 +16,9 @@ Differs     * "weak" uses the paper's s_S = 200; diffusers' ``SafetyConfig.WEAK`
             * v-prediction, x0-prediction and flow: the formulas run on noises, d noise = k d prediction
               with k = noise_gain(t). At the noise end k goes to 0 where SD 1.x has 0.068; |k| is kept at
               least there, so that the first step, and a one-step sampler, are guided too.
+            * ``match=True`` (ours): e_S is of the one word nearest to the image's prompt. A list or a hypernym is
+              a mixture, and away from a mixture the thing that was asked for stays likely; away from its own
+              word e_p - gamma comes to e_u, and the picture loses that thing alone.
             * guidance_rescale takes its reference from the guarded prompt prediction.
 """
 
@@ -26,10 +29,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from ..errors import UnknownName, UserError
+from ..errors import UnknownName, Unsupported, UserError
 from .base import Guard
-from .negative_prompt import warn_if_cut, words
+from .negative_prompt import every_word, warn_if_cut, words
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
@@ -58,7 +62,7 @@ class SLD(Guard):
     """``SLD(text="weapon, dagger", preset="strong")``. A value that is given replaces the preset's.
 
     ``scale`` (s_S) below 1 switches it off. ``warmup`` is delta, ``threshold`` lambda, ``momentum``
-    s_m, ``beta`` beta_m.
+    s_m, ``beta`` beta_m. ``match``: of the words between commas, only the one nearest to the prompt.
     """
 
     name: ClassVar[str] = "sld"
@@ -73,17 +77,19 @@ class SLD(Guard):
     momentum: float | None = None
     beta: float | None = None
     scale_warmup: bool = True
+    match: bool = False
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UnknownName("SLD preset", self.preset, PRESETS)
         if not self.text.strip():
             raise UserError("a text that says what is to be unseen", "an empty one", "pass text=…")
+        self.needs_text = self.match  # type: ignore[misc]
 
     @classmethod
     def for_concept(cls, concept: Any, **more: Any) -> Self:
-        """From the concept's own short text, which fits a text encoder."""
-        return cls(text=words(concept), **more)
+        """From the concept's own short text, which fits a text encoder; all its train words to ``match`` among."""
+        return cls(text=every_word(concept) if more.get("match") else words(concept), **more)
 
     def settings(self) -> dict[str, float]:
         """The preset with the given values in place."""
@@ -91,10 +97,13 @@ class SLD(Guard):
         return {**PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None}}
 
     def attach(self, backbone: Backbone) -> None:
-        warn_if_cut(self.name, self.text, backbone)
+        for text in split(self.text) if self.match else [self.text]:
+            warn_if_cut(self.name, text, backbone)
 
     def prepare(self, generation: Generation) -> Motion | None:
-        return None if self.settings()["scale"] < 1 else Motion(generation.encode([self.text]))
+        if self.settings()["scale"] < 1:
+            return None
+        return Motion(generation.encode(nearest(generation, self.text) if self.match else [self.text]))
 
     def guide(self, step: Step, state: Motion | None) -> Tensor | None:
         if state is None or step.positive is None or step.negative is None:
@@ -112,6 +121,25 @@ class SLD(Guard):
         """delta for a sampler of ``steps`` steps."""
         delta = self.settings()["warmup"]
         return round(delta * steps / DESIGNED_FOR) if self.scale_warmup else int(delta)
+
+
+def nearest(generation: Generation, text: str) -> list[str]:
+    """For each image the word of ``text`` (between commas) that is nearest to its prompt.
+
+    Near is a high cosine between the texts' mean token states, both less the empty text's. Raises
+    :class:`Unsupported` for a prompt that came as embeddings only.
+    """
+    if any(prompt is None for prompt in generation.prompts):
+        raise Unsupported("prompts as text, to match words with", "prompt_embeds=…", "pass prompt=…, or match=False")
+    choice = split(text)
+    states = generation.encode(["", *choice, *(str(prompt) for prompt in generation.prompts)]).tokens.float().mean(1)
+    known, asked = normalize(states[1:] - states[0], dim=1).split([len(choice), generation.images])
+    return [choice[int(i)] for i in (asked @ known.T).argmax(1)]
+
+
+def split(text: str) -> list[str]:
+    """The words of a text, which stand between commas."""
+    return [word for word in map(str.strip, text.split(",")) if word]
 
 
 def safety(p: Tensor, u: Tensor, s: Tensor, nu: Tensor | float, settings: dict[str, float]) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,20 @@ class Data:
         found = [i for i, t in enumerate(self.texts) if t.part == part and t.role in roles]
         return [i for i in found if self.texts[i].twin < 0 or not self._cut(i)]
 
+    def whole(self) -> Data:
+        """The same data with all pairs to fit on; only harmless things that no pair has are still kept for checking."""
+        more = [i for i, t in enumerate(self.texts) if t.part == "check" and t.role == "unsafe"]
+        texts = [dataclasses.replace(t, part="fit") if t.role == "safe" else t for t in self.texts]
+        paths = [p if p.kind == "harmless" else dataclasses.replace(p, part="fit") for p in self.paths]
+        return dataclasses.replace(
+            self,
+            texts=texts + [dataclasses.replace(texts[i], part="fit") for i in more],
+            paths=paths,
+            tokens=self.tokens + [self.tokens[i] for i in more],
+            pooled=self.pooled and self.pooled + [self.pooled[i] for i in more],
+            key=self.key + "-whole",
+        )
+
     def _cut(self, i: int) -> bool:
         return torch.equal(self.tokens[i], self.tokens[self.texts[i].twin])
 

@@ -122,28 +122,38 @@ class SafeRedir(Guard):
 
     @classmethod
     def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
-        from .calibrate import calibrate
         from .data import build
-        from .train import train
 
         if "shape" in arguments:
             raise UserError("a shape that the pipeline gives", "shape=…", "leave it out")
         made = cls(**{"concept": fit.concept.name, **arguments})
         backbone = _suited(made.mode, adapter(fit.pipe))
         data = build(fit, training, unscaled=made.mode == "reference")
-        made._take(_measure(data, training), fit.seed)
-        if isinstance(made.net, Redirector):
-            made.net.standardize(torch.stack([data.tokens[i] for i in data.rows("fit", "safe", "benign", "neighbor")]))
-        seen = train(fit, training, data, made._network(), made._moves, made._time)
-        if made.mode == "unsee":
-            made._round()
+        seen = made._train(fit, training, data, "training")
+        if training.refit:
+            shorter = dataclasses.replace(training, max_train_steps=seen["best_step"], validate_every=seen["best_step"])
+            again = made._train(fit, shorter, data.whole(), "refit")
+            seen |= {"refit": {name: again[name] for name in ("harmless", "false_positives", "threshold_logits")}}
         made.record = {  # type: ignore[misc]
             "concept": fit.concept.name,
             "seed": fit.seed,
             "training": dataclasses.asdict(training),
-            "validation": {**seen, **calibrate(made._network(), data, training, fit, made._time)},
+            "validation": seen,
         }
         return made.fitted_for(backbone)
+
+    def _train(self, fit: Fit, training: Any, data: Any, stage: str) -> dict[str, Any]:
+        """A network from scratch, rounded as it will be saved, and calibrated; what validation saw."""
+        from .calibrate import calibrate
+        from .train import train
+
+        self._take(_measure(data, training), fit.seed)
+        if isinstance(self.net, Redirector):
+            self.net.standardize(torch.stack([data.tokens[i] for i in data.rows("fit", "safe", "benign", "neighbor")]))
+        seen = train(fit, training, data, self._network(), self._moves, self._time, stage)
+        if self.mode == "unsee":
+            self._round()
+        return {**seen, **calibrate(self._network(), data, training, fit, self._time)}
 
     @classmethod
     def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:

@@ -8,6 +8,10 @@ Terms (their names are the paper's, their formulas ours; y = 1 unsafe, D = e_saf
     alignment       1 - cos(mean_i(e + D^) - c, mean_i(e_safe) - c), c the mean token      y = 1
     still           mean_i |D^_i|^2 / |e_i|^2                                              y = 0
 
+The network is trained twice. First without the words that validation keeps apart: for the number of steps, and for
+what is said of words that were never seen. Then (``refit``) anew with these words: that network is kept. Harmless
+things of the validation are in neither training; the threshold is calibrated on them.
+
 Batches are drawn from a generator seeded by (seed, step), so a training that was killed ends in the same weights.
 """
 
@@ -75,6 +79,7 @@ class Training:
     seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
     seen_from: float = 0.7  # of the stored steps: earlier the picture is too vague, and harmless ones are triggered
     false_positives: float = 0.01  # share of harmless texts that may be triggered in validation
+    refit: bool = True  # once validated, train anew as many steps with the words that validation kept
     mixed_precision: str = "no"
     track: str = ""  # tensorboard, or another tracker of accelerate
 
@@ -128,7 +133,8 @@ def total(found: dict[str, Tensor], training: Training) -> Tensor:
     return torch.stack([torch.as_tensor(value) for value in weighted]).sum()
 
 
-def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, time: str) -> dict[str, Any]:
+def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, time: str,
+          stage: str = "training") -> dict[str, Any]:  # fmt: skip
     """Trains ``net`` in place and leaves it with its best weights. Returns what validation saw. ``time``: t or raw."""
     from accelerate import Accelerator
 
@@ -167,7 +173,7 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         state.step += 1
-        fit.progress("training", state.step, training.max_train_steps)
+        fit.progress(stage, state.step, training.max_train_steps)
         if state.step % training.validate_every == 0 or state.step == training.max_train_steps:
             model.eval()
             with torch.no_grad():
