@@ -170,6 +170,18 @@ def test_killed_and_called_again_ends_the_same(kill, tmp_path):
         ESD.fit(pipe, concept, work=tmp_path / "cut", **{**settings, "eta": 9.0})
 
 
+def test_a_checkpoint_behind_another_host_is_refused(tmp_path):
+    """Also where the other host has the same settings and edits the same layers."""
+    pipe, concept = shared("sd1"), concepts.load("weapon")
+    name, layer = next(iter(layers_in(adapter(pipe), "x").items()))
+    hosts = [ESD(), ESD()]
+    for host, size in zip(hosts, (0.01, 0.02), strict=True):
+        host.load_tensors({f"unet.{name}.weight_delta": torch.full(layer.weight.shape, size)})
+    ESD.fit(pipe, concept, work=tmp_path, host=hosts[:1], **FAST)
+    with pytest.raises(UserError, match="work folder of the same fit"):
+        ESD.fit(pipe, concept, work=tmp_path, host=hosts[1:], **FAST)
+
+
 def test_bad_settings_are_one_clear_line(tmp_path):
     concept = concepts.load("weapon")
     for settings in ({"to": "nothing"}, {"scope": "xattn"}, {"steps": 0}, {"lr": 0.0}):

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +94,6 @@ class Stack:
         return made
 
 
-def digest(guards: Iterable[Any]) -> list[str]:
-    """What each guard is, as a hash of its recorded configuration and of its tensors' bytes."""
-    return [_digest(guard) for guard in guards]
-
-
 def _from_text(text: str) -> Part:
     method, _, rest = text.partition(":")
     if method in DEFENSES:
@@ -159,7 +154,8 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
         raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
         return kind.fit(None, concept, work=".", **part.settings)
-    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json"), digest(host)], sort_keys=True,
+    hosts = [guard.digest() for guard in host]
+    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json"), hosts], sort_keys=True,
                         default=str)  # fmt: skip
     folder = keep / concept.name / f"{part.method}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     if not folder.exists():
@@ -182,12 +178,3 @@ def _saved(folder: Path) -> Any:
     if not folder.is_dir():
         raise BadFile("the folder of a saved defense", f"no folder {str(folder)!r}", "fit it first or mend the path")
     return Defense.from_pretrained(folder)
-
-
-def _digest(guard: Any) -> str:
-    found = hashlib.sha256(json.dumps([guard.name, guard.config()], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(guard.tensors().items()):
-        plain = tensor.detach().cpu().clone().contiguous()  # a storage of its own, bfloat16 too
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(bytes(plain.untyped_storage())[: plain.numel() * plain.element_size()])
-    return found.hexdigest()

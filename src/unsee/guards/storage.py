@@ -72,6 +72,18 @@ def push(defense: Defense, repo_id: str, *, private: bool, token: str | None) ->
     return str(url)
 
 
+def digest(defense: Defense) -> str:
+    """See :meth:`Defense.digest`; results are addressed with it."""
+    import torch
+
+    found = hashlib.sha256(json.dumps([defense.name, defense.config()], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(defense.tensors().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()  # flat: a single number has no bytes to view
+        found.update(plain.view(torch.uint8).numpy())  # NumPy has no bfloat16
+    return found.hexdigest()
+
+
 def _write(defense: Defense, folder: Path) -> None:
     tensors, weights = defense.tensors(), None
     if tensors:

@@ -106,7 +106,7 @@ def plan_of(training: Any, lr: float) -> Plan:
 
 def identity_of(name: str, fit: Fit, training: Any, backbone: Backbone) -> str:
     """A hash of all that decides the outcome: method, settings (a dataclass), concept, seed, model, hosts."""
-    hosts = [[host.name, host.config(), host.fingerprints, sorted(host.tensors())] for host in fit.host]
+    hosts = [host.digest() for host in fit.host]
     values = [name, asdict(training), fit.concept.model_dump(mode="json"), fit.seed, backbone.fingerprint(), hosts]
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 

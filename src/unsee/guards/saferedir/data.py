@@ -31,7 +31,7 @@ from ...backbones import Backbone, Encoding, adapter
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
 from ..attach import protect
-from ..base import Defense, Fit, Guard
+from ..base import Fit, Guard
 from .net import image_like
 from .texts import Text, compose
 
@@ -94,7 +94,7 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
     backbone = adapter(fit.pipe)
     texts = compose(fit.concept, training.pairs, training.negatives, fit.seed)
     paths = plan(fit, training, texts)
-    recipe = [FORMAT, backbone.fingerprint(), backbone.text_fingerprint(), [_mark(host) for host in fit.host],
+    recipe = [FORMAT, backbone.fingerprint(), backbone.text_fingerprint(), [host.digest() for host in fit.host],
               [dataclasses.asdict(t) for t in texts], [dataclasses.asdict(p) for p in paths],
               [getattr(training, name) for name in training.OF_DATA], unscaled]  # fmt: skip
     folder = fit.work / f"data-{key(recipe)}"
@@ -132,14 +132,6 @@ def plan(fit: Fit, training: Training, texts: list[Text]) -> list[Walk]:
 def key(value: Any) -> str:
     """Short name of a recipe."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
-
-
-def _mark(host: Defense) -> str:
-    """What a host is: its config, and the bytes of its weights."""
-    found = hashlib.sha256(repr(host).encode())
-    for name, tensor in sorted(host.tensors().items()):
-        found.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 class Index:

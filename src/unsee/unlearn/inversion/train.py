@@ -169,7 +169,7 @@ class _Job:
         """What decides the result, as a short hash: a checkpoint of anything else is not taken up."""
         parts = [asdict(replace(self.how, save_every=1)), self.templates, self.seed]
         parts += [self.backbone.fingerprint(), self.backbone.text_fingerprint()]
-        parts += [digest(defense) for defense in self.guarded.defenses]
+        parts += [defense.digest() for defense in self.guarded.defenses]
         found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
         found.update(self.x0.contiguous().cpu().numpy().tobytes())
         return found.hexdigest()[:16]
@@ -253,15 +253,6 @@ class _Job:
             p = first(denoiser(**self._with(values, text))).float()
             u = first(denoiser(**self._with(values, empty))).float()
         return u + self.how.guided * (p - u)
-
-
-def digest(defense: Defense) -> str:
-    """SHA-256 of what a defense is: its name, its configuration, its tensors' bytes."""
-    found = hashlib.sha256(json.dumps([defense.name, defense.config()], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(defense.tensors().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 @contextmanager
