@@ -13,9 +13,9 @@ from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.errors import UserError
 from unsee.guards import protect
+from unsee.guards.storage import load_tensors
 from unsee.unlearn.adapters import Adapters
 from unsee.unlearn.ca import CA
-from unsee.unlearn.descent import load_tensors
 from unsee.unlearn.distill import layers_in
 from unsee.unlearn.esd import ESD, esd_target, eta_from_old
 from unsee.unlearn.spm import SPM, elsewhere

@@ -32,6 +32,7 @@ from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
 from ..attach import protect
 from ..base import Fit, Guard
+from ..storage import load_tensors, save_tensors, sha256
 from .net import image_like
 from .texts import Text, compose
 
@@ -146,26 +147,19 @@ class Index:
 
     def add(self, name: str, make: Any) -> None:
         """Writes the shard ``name`` of ``make()``, a dict of tensors, unless it is there."""
-        from safetensors.torch import save_file
-
         path = self.folder / f"{name}.safetensors"
         if name in self.shards and path.exists():
             return
-        part = path.with_suffix(".part")
-        save_file({key: tensor.contiguous() for key, tensor in make().items()}, part)
-        self.shards[name] = _sha256(part)
-        os.replace(part, path)
+        self.shards[name] = sha256(save_tensors(path, make()))
         write_json(self.path, self.shards)
 
     def open(self, kind: str) -> Iterator[dict[str, Tensor]]:
         """The shards of one kind in order, memory-mapped. Raises :class:`BadFile` for one that was changed."""
-        from safetensors.torch import load_file
-
         for name in sorted(name for name in self.shards if name.startswith(kind)):
             path = self.folder / f"{name}.safetensors"
-            if not path.exists() or _sha256(path) != self.shards[name]:
+            if not path.exists() or sha256(path) != self.shards[name]:
                 raise BadFile("the shard that was written", f"{path} with another checksum", "remove it and fit again")
-            yield load_file(path)
+            yield load_tensors(path)[0]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -173,11 +167,6 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=1, sort_keys=True))
     os.replace(part, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from ...backbones import Backbone, Encoding, adapter
 from ...errors import Unsupported, UserError
 from ...guards import Defense, Guarded, protect
 from ...guards.generation import first
+from ...guards.storage import load_tensors, save_tensors
 from .splice import Rows, Text, encode, word_rows
 
 if TYPE_CHECKING:
@@ -308,22 +308,14 @@ def _seed(seed: int, step: int) -> int:
 
 
 def _write(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, step: int, losses: Tensor) -> None:
-    from safetensors.torch import save_file
-
     state = {"step": torch.tensor(step), "losses": losses}
     for i, row in enumerate(rows):
-        state[f"row.{i}"] = row.detach().cpu()
-        state |= {f"adam.{i}.{name}": value.detach().cpu() for name, value in optimizer.state[row].items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-    os.replace(partial, file)
+        state |= {f"row.{i}": row, **{f"adam.{i}.{name}": value for name, value in optimizer.state[row].items()}}
+    save_tensors(file, state)
 
 
 def _read(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, losses: Tensor) -> int:
-    from safetensors.torch import load_file
-
-    state = load_file(file)
+    state, _ = load_tensors(file)
     losses.copy_(state["losses"])
     for i, row in enumerate(rows):
         row.data.copy_(state[f"row.{i}"])
