@@ -84,6 +84,15 @@ def test_targets_are_those_of_the_frozen_model(family, tmp_path):
     assert len(stored["t"]) == 3 * 2 and len(set(stored["t"].tolist())) == 2
 
 
+def test_a_scheduler_whose_only_step_would_be_at_zero():
+    pipe = tiny("sd1")
+    pipe.scheduler.register_to_config(steps_offset=0)
+    predict = Predictor(Studio(adapter(pipe)))
+    x = torch.randn(2, *predict.latents.shape[1:], generator=torch.Generator().manual_seed(0))
+    values = predict.arguments(x, torch.tensor([10.0, 700.0]))
+    assert values["timestep"].tolist() == [10, 700] and bool(torch.isfinite(predict(x, torch.tensor([10, 700]))).all())
+
+
 def test_training_lowers_the_loss(tmp_path):
     found = ESD.fit(
         tiny("sd1"), concepts.load("weapon"), work=tmp_path, **{**FAST, "steps": 60, "lr": 1e-2, "batch": 8}

@@ -82,25 +82,6 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1)
 
 
-def noised(backbone: Backbone, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(latents at ``t``, the prediction that would be right), row by row."""
-    a, s = (v.to(x0) for v in coefficients(backbone, t))
-    a, s = (v.view(-1, *(1,) * (x0.ndim - 1)) for v in (a, s))
-    target = {
-        "epsilon": lambda: noise,
-        "v": lambda: a * noise - s * x0,
-        "flow": lambda: noise - x0,
-        "sample": lambda: x0,
-    }[backbone.prediction_type]()
-    return a * x0 + s * noise, target
-
-
-def coefficients(backbone: Backbone, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) at each of ``t``, ``(B,)`` float64."""
-    pairs = [backbone.alpha_sigma(float(x)) for x in t]
-    return tuple(torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))  # type: ignore[return-value]
-
-
 def times(backbone: Backbone, n: int, how: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Times of the safe and the unsafe images, ``(n,)`` each: t of 0 … 749, or 1000 sigma of a flow model."""
     if how not in TIMESTEPS:
@@ -166,12 +147,12 @@ class _Rows:
 
 def _rows(backbone: Backbone, batch: Batch) -> _Rows:
     """Safe, unsafe, noise alone at the last time, and look-alikes where there are any."""
-    safe, to_safe = noised(backbone, batch.safe, batch.noise, batch.t_safe)
-    unsafe, to_unsafe = noised(backbone, batch.unsafe, batch.noise, batch.t_unsafe)
+    safe, to_safe = backbone.noised(batch.safe, batch.noise, batch.t_safe)
+    unsafe, to_unsafe = backbone.noised(batch.unsafe, batch.noise, batch.t_unsafe)
     last = torch.full((len(batch.safe),), last_time(backbone))
     rows, t = [safe, unsafe, batch.noise], [batch.t_safe, batch.t_unsafe, last]
     if batch.keep is not None and batch.t_keep is not None:
-        rows.append(noised(backbone, batch.keep, batch.noise[: len(batch.keep)], batch.t_keep)[0])
+        rows.append(backbone.noised(batch.keep, batch.noise[: len(batch.keep)], batch.t_keep)[0])
         t.append(batch.t_keep)
     return _Rows(torch.cat(rows), torch.cat([x.double() for x in t]), _exact(torch.cat([to_safe, to_unsafe])))
 
