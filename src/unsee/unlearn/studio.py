@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..backbones import quiet
 from ..errors import Unsupported
 from ..guards import Guard, protect
 from ..guards.generation import first
@@ -60,15 +61,13 @@ class Studio:
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float,
              negative: Sequence[str] | None = None, images: Sequence[Image] | None = None,
-             strength: float = 0.75, size: int = 0) -> Drawn:  # fmt: skip
+             strength: float = 0.75) -> Drawn:  # fmt: skip
         """One image per prompt, each with its own generator. With ``images`` it is SDEdit of them at ``strength``.
 
         ``guidance`` ≤ 1 is none. ``negative`` is the text of classifier-free guidance's other half, else empty.
         """
         pipe = self.from_text if images is None else self.from_image
         more: dict[str, Any] = {} if images is None else {"image": list(images), "strength": strength}
-        if size and images is None:
-            more |= {"height": size, "width": size}
         if guidance > 1:
             more["negative_prompt"] = list(negative) if negative is not None else [""] * len(prompts)
         path: list[tuple[float, Tensor]] = []
@@ -203,16 +202,9 @@ def _assemble(backbone: Backbone, name: str) -> Any:
     config = backbone.pipe.config
     if config.get("force_zeros_for_empty_prompt") is not None:
         parts |= {"force_zeros_for_empty_prompt": config["force_zeros_for_empty_prompt"]}
-    with _quiet():
+    with quiet():  # the safety checker is left out on purpose: its black images would teach nothing
         pipe = getattr(diffusers, name)(**parts)
     if hasattr(backbone.pipe, "default_sample_size"):
         pipe.default_sample_size = backbone.pipe.default_sample_size
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _quiet() -> Any:
-    """No word about the safety checker, which is left out on purpose: its black images would teach nothing."""
-    from ..picto import _quiet
-
-    return _quiet()

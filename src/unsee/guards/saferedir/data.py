@@ -19,7 +19,6 @@ import json
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...backbones import Backbone, Encoding, adapter
+from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
 from ..attach import protect
@@ -170,7 +169,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[str, Tensor]:
-    with _quiet():  # diffusers and transformers report every text that they cut; see Data.rows
+    with quiet():  # diffusers and transformers report every text that they cut; see Data.rows
         made = backbone.encode([t.text for t in texts], length=training.max_sequence_length or None)
     parts = {"tokens": made.tokens.half().cpu()}
     if made.pooled is not None:
@@ -179,22 +178,6 @@ def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[s
         if not bool(torch.isfinite(tensor).all()):
             raise GuardFailure(f"the text encoder's {name} are not finite in half precision; nothing was stored")
     return parts
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggings = (diffusers_logging, transformers_logging)
-    levels = [log.get_verbosity() for log in loggings]
-    for log in loggings:
-        log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for log, level in zip(loggings, levels, strict=True):
-            log.set_verbosity(level)
 
 
 def _open(index: Index, texts: list[Text], paths: list[Walk]) -> Data:
