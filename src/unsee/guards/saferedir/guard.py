@@ -141,7 +141,7 @@ class SafeRedir(Guard):
             "concept": fit.concept.name,
             "seed": fit.seed,
             "training": dataclasses.asdict(training),
-            "validation": {**seen, **calibrate(made._network(), data, training, fit, made._time)},
+            "validation": {**seen, **calibrate(made._network(), data, training, fit)},
         }
         return made.fitted_for(backbone)
 
@@ -301,11 +301,14 @@ class SafeRedir(Guard):
     def _note(self, step: Step, text: Encoding, shift: Shift, moved: list[bool], by: Tensor) -> None:
         """One event per image: p(unsafe), mean relative length of the shift, tokens that move by more than a tenth."""
         size = by.norm(dim=-1) / text.tokens.float().norm(dim=-1).clamp(min=1e-6)
-        for i, events in enumerate(step.generation.decisions):
-            event = {"defense": self.name, "step": step.index, "t": step.t, "concept": self.concept}
-            event |= {"done": "redirected" if moved[i] else "watched", "p": round(float(shift.unsafe[i]), 4)}
-            tokens = int((size[i] > 0.1).sum()) if moved[i] else 0
-            events.append(event | {"strength": float(size[i].mean()) if moved[i] else 0.0, "tokens": tokens})
+        step.record(
+            self,
+            ["redirected" if own else "watched" for own in moved],
+            concept=self.concept,
+            p=[round(float(p), 4) for p in shift.unsafe],
+            strength=[float(row.mean()) if own else 0.0 for row, own in zip(size, moved, strict=True)],
+            tokens=[int((row > 0.1).sum()) if own else 0 for row, own in zip(size, moved, strict=True)],
+        )
 
 
 def _released_shift(shift: Shift) -> Tensor:
