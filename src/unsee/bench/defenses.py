@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ class Stack:
         """Raise :class:`UserError` for a folder, a setting or a value that cannot be, before anything is written."""
         for part in self.parts:
             kind = None if part.folder else resolve("defense method", DEFENSES, part.method)
-            if kind is None or not _trained(kind):
+            if kind is None or kind.Training is None:
                 _guard(part, concept, None, _no_pipe, [], None)
             else:
                 kind.check_settings(part.settings)
@@ -92,6 +92,11 @@ class Stack:
         for part in self.parts:
             made.append(_guard(part, concept, keep, pipe, made, progress))
         return made
+
+
+def digest(guards: Iterable[Any]) -> list[str]:
+    """What each guard is; see :meth:`Defense.digest`."""
+    return [guard.digest() for guard in guards]
 
 
 def _from_text(text: str) -> Part:
@@ -149,13 +154,12 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
     if concept is None or part.folder:
         return _saved(Path(part.folder.replace("{concept}", concept.name if concept else "")))
     kind = resolve("defense method", DEFENSES, part.method)
-    if keep is None and _trained(kind):
+    if keep is None and kind.Training is not None:
         advice = f"unsee fit {part.method} --concept {concept.name} --out FOLDER, and give FOLDER"
         raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
         return kind.fit(None, concept, work=".", **part.settings)
-    hosts = [guard.digest() for guard in host]
-    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json"), hosts], sort_keys=True,
+    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json"), digest(host)], sort_keys=True,
                         default=str)  # fmt: skip
     folder = keep / concept.name / f"{part.method}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     if not folder.exists():
@@ -163,13 +167,6 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
         made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **part.settings)
         made.save_pretrained(folder)  # beside and renamed: whole, or not there
     return _saved(folder)
-
-
-def _trained(kind: Any) -> bool:
-    """Whether fitting takes a model, and not just the concept's words."""
-    from ..guards.base import Defense
-
-    return any("_fit" in parent.__dict__ for parent in kind.__mro__[: kind.__mro__.index(Defense)])
 
 
 def _saved(folder: Path) -> Any:

@@ -18,7 +18,7 @@ from .. import concepts
 from ..registry import JUDGES, resolve
 from ..types import Sample
 from . import models
-from .defenses import NONE
+from .defenses import NONE, digest
 from .generate import batches, draw
 from .plan import Cell, Group, Suite, address
 from .rows import rows
@@ -97,7 +97,7 @@ def _fit(
 def _planned(
     group: Group, concept: Concept, guards: tuple[Any, ...], prompts: list[Any], suite: Suite, mark: Any
 ) -> Planned:
-    digests = [guard.digest() for guard in guards]
+    digests = digest(guards)
 
     def cell(place: int, prompt: Any) -> Cell:
         twin = address(mark, [], NONE, prompt, suite.settings)
