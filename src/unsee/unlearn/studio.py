@@ -110,8 +110,8 @@ class Studio:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image], batch: int = 8) -> Tensor:
-        """Images at the pipeline's own size → float32 latents ``(n, …)`` as the denoiser takes them: the mode of the
-        VAE's posterior. Raises :class:`Unsupported` where the VAE's precision is too low for them."""
+        """Images, scaled to the pipeline's own size → float32 latents ``(n, …)`` as the denoiser takes them: the
+        mode of the VAE's posterior. Raises :class:`Unsupported` where the VAE's precision is too low for them."""
         vae, side, parts = self.backbone.pipe.vae, self.image_size, []
         for start in range(0, len(images), batch):
             some = [image.convert("RGB") for image in images[start : start + batch]]
