@@ -19,6 +19,7 @@ from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
 from unsee.unlearn import inversion
 from unsee.unlearn.inversion import Inversion, as_prompt, encode, invert, spell, vocabulary, word_rows
+from unsee.unlearn.studio import Predictor, Studio
 
 built = functools.cache(tiny)
 TEXTS = ["a dagger", "", "x" * 90]
@@ -126,18 +127,18 @@ def test_latents_and_the_true_prediction(family, tmp_path):
     """The prediction that is called true means the picture that went in, at every t."""
     pipe = built(family)
     backbone, x0 = adapter(pipe), inversion.latents_of(pipe, pictures(2))
-    call = inversion.denoiser_call(pipe, 2)
-    assert x0.shape[1:] == backbone.latents(call).shape[1:] and len(x0) == 4
+    predict = Predictor(Studio(backbone))
+    assert x0.shape[1:] == predict.latents.shape[1:] and len(x0) == 4
     with protect(pipe) as guarded:
         from unsee.unlearn.inversion.train import _Job
 
-        job = _Job(backbone, guarded, Inversion(**QUICK), x0, call, (), 0)
+        job = _Job(predict, guarded, Inversion(**QUICK), x0, (), 0)
     noise = torch.randn(x0[:2].shape, generator=torch.Generator().manual_seed(0))
     for t in (100, 700):
-        values, truth = job._noised(x0[:2], noise, torch.full((2,), t))
-        at = backbone.time(values)
+        times = torch.full((2,), t) + job.lowest
+        latents, truth = backbone.noised(x0[:2], noise, times)
+        at = backbone.time(predict.arguments(latents, times))
         assert at == pytest.approx(t + (backbone.prediction_type == "flow"))
-        latents = values[backbone.names["latents"]]
         torch.testing.assert_close(backbone.to_x0(truth, latents, at), x0[:2], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(backbone.to_noise(truth, latents, at), noise, atol=1e-4, rtol=1e-4)
 
@@ -164,7 +165,7 @@ def test_the_loss_falls(tmp_path):
     how, x0 = Inversion(steps=40, batch=4, lr=0.1, flip=0.0), inversion.latents_of(pipe, pictures(1))
     rows = invert(pipe, x0, how, work=tmp_path, templates=())
     with protect(pipe) as guarded, torch.no_grad():
-        job = _Job(adapter(pipe), guarded, how, x0, inversion.denoiser_call(pipe, 4), (), 0)
+        job = _Job(Predictor(Studio(adapter(pipe))), guarded, how, x0, (), 0)
         before, after = (
             sum(float(job.loss(own, step)) for step in range(1000, 1010))
             for own in (word_rows(adapter(pipe), "mean"), rows)

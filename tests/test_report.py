@@ -123,3 +123,13 @@ def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):
     svg = figures.watched(told, "saferedir")
     assert "plain (10 images)" in svg and "benign (10 images)" in svg and "neighbor" not in svg
     assert figures.quantiles([0.0, 0.5, 1.0]) == pytest.approx((0.1, 0.5, 0.9))
+
+
+def test_what_a_guard_saw_is_drawn_for_each_suite(store):
+    from dataclasses import replace
+
+    seen = ({"defense": "saferedir", "step": 0, "t": 999, "done": "watched", "p": 0.1},)
+    told = [replace(r, suite=suite, decisions=seen) for suite in ("one", "two") for r in store.records()]
+    drawn = html._watched([r for r in told if r.defense == "sld"])
+    assert [d["defense"] for d in drawn] == ["sld", "sld"]
+    assert all("plain (10 images)" in d["svg"] for d in drawn)

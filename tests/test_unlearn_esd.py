@@ -13,9 +13,9 @@ from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.errors import UserError
 from unsee.guards import protect
+from unsee.guards.storage import load_tensors
 from unsee.unlearn.adapters import Adapters
 from unsee.unlearn.ca import CA
-from unsee.unlearn.descent import load_tensors
 from unsee.unlearn.distill import layers_in
 from unsee.unlearn.esd import ESD, esd_target, eta_from_old
 from unsee.unlearn.spm import SPM, elsewhere
@@ -82,6 +82,15 @@ def test_targets_are_those_of_the_frozen_model(family, tmp_path):
             c, empty = predict(x, t, backbone.encode([texts[row]])), predict(x, t)
         torch.testing.assert_close(stored["target"][i : i + 1], c - 3.0 * (c - empty), rtol=1e-4, atol=1e-5)
     assert len(stored["t"]) == 3 * 2 and len(set(stored["t"].tolist())) == 2
+
+
+def test_a_scheduler_whose_only_step_would_be_at_zero():
+    pipe = tiny("sd1")
+    pipe.scheduler.register_to_config(steps_offset=0)
+    predict = Predictor(Studio(adapter(pipe)))
+    x = torch.randn(2, *predict.latents.shape[1:], generator=torch.Generator().manual_seed(0))
+    values = predict.arguments(x, torch.tensor([10.0, 700.0]))
+    assert values["timestep"].tolist() == [10, 700] and bool(torch.isfinite(predict(x, torch.tensor([10, 700]))).all())
 
 
 def test_training_lowers_the_loss(tmp_path):
@@ -168,6 +177,18 @@ def test_killed_and_called_again_ends_the_same(kill, tmp_path):
     assert all(torch.equal(v, again.tensors()[k]) for k, v in whole.tensors().items())
     with pytest.raises(UserError, match="work folder of the same fit"):
         ESD.fit(pipe, concept, work=tmp_path / "cut", **{**settings, "eta": 9.0})
+
+
+def test_a_checkpoint_behind_another_host_is_refused(tmp_path):
+    """Also where the other host has the same settings and edits the same layers."""
+    pipe, concept = shared("sd1"), concepts.load("weapon")
+    name, layer = next(iter(layers_in(adapter(pipe), "x").items()))
+    hosts = [ESD(), ESD()]
+    for host, size in zip(hosts, (0.01, 0.02), strict=True):
+        host.load_tensors({f"unet.{name}.weight_delta": torch.full(layer.weight.shape, size)})
+    ESD.fit(pipe, concept, work=tmp_path, host=hosts[:1], **FAST)
+    with pytest.raises(UserError, match="work folder of the same fit"):
+        ESD.fit(pipe, concept, work=tmp_path, host=hosts[1:], **FAST)
 
 
 def test_bad_settings_are_one_clear_line(tmp_path):

@@ -8,13 +8,15 @@ Importing this package imports no diffusers pipeline; :mod:`unsee.backbones.tiny
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import Unsupported
 from ..registry import BACKBONES, resolve
 from .base import Backbone, Encoding, Projection
 
-__all__ = ["Backbone", "Encoding", "Projection", "adapter"]
+__all__ = ["Backbone", "Encoding", "Projection", "adapter", "quiet"]
 
 
 def adapter(pipe: Any) -> Backbone:
@@ -35,3 +37,24 @@ def adapter(pipe: Any) -> Backbone:
         type(pipe).__name__,
         "load the model with one of these classes",
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice of diffusers and transformers meanwhile."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggings = (diffusers_logging, transformers_logging)
+    levels = [log.get_verbosity() for log in loggings]
+    bars = [log.is_progress_bar_enabled() for log in loggings]
+    try:
+        for log in loggings:
+            log.set_verbosity_error()
+            log.disable_progress_bar()
+        yield
+    finally:
+        for log, level, bar in zip(loggings, levels, bars, strict=True):
+            log.set_verbosity(level)
+            if bar:
+                log.enable_progress_bar()

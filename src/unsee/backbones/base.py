@@ -262,6 +262,13 @@ class Backbone:
         squared = float(table[low]) * (1 - part) + float(table[high]) * part
         return squared**0.5, (1.0 - squared) ** 0.5
 
+    def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(latents at each of ``t`` ``(B,)``, the predictions in the model's own kind that would be right there)."""
+        levels = torch.tensor([self.alpha_sigma(float(value)) for value in t], dtype=torch.float64).to(x0)
+        a, s = levels.view(-1, 2, *(1,) * (x0.ndim - 1)).unbind(1)
+        truth = {"epsilon": noise, "v": a * noise - s * x0, "sample": x0, "flow": noise - x0}[self.prediction_type]
+        return a * x0 + s * noise, truth
+
     def to_x0(self, prediction: Tensor, latents: Tensor, t: float) -> Tensor:
         """The picture (in latents) that a prediction means. Undefined for epsilon where alpha is 0."""
         a, s = self.alpha_sigma(t)

@@ -9,13 +9,13 @@ For tests and ``unsee selftest``. They take prompts as text and draw 32 px noise
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from ..errors import UnknownName
+from . import quiet
 
 SIZE = 32  # pixels; the VAE halves it
 WIDTH = 16  # of each CLIP encoder
@@ -83,7 +83,7 @@ def _sdxl() -> Any:
 def _sd3() -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    with _quiet():
+    with quiet():  # diffusers warns of a default that it changes itself
         transformer = SD3Transformer2DModel(
             sample_size=SIZE // 2,
             patch_size=2,
@@ -226,16 +226,3 @@ def _t5_tokenizer() -> Any:
     letters = string.ascii_letters + string.digits + string.punctuation
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((x, -3.0) for x in letters)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """diffusers warns of a default that it changes itself when an SD3 transformer is built."""
-    from diffusers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -77,7 +77,7 @@ class Stack:
         """Raise :class:`UserError` for a folder, a setting or a value that cannot be, before anything is written."""
         for part in self.parts:
             kind = None if part.folder else resolve("defense method", DEFENSES, part.method)
-            if kind is None or not _trained(kind):
+            if kind is None or kind.Training is None:
                 _guard(part, concept, None, _no_pipe, [], None)
             else:
                 kind.check_settings(part.settings)
@@ -95,8 +95,8 @@ class Stack:
 
 
 def digest(guards: Iterable[Any]) -> list[str]:
-    """What each guard is, as a hash of its recorded configuration and of its tensors' bytes."""
-    return [_digest(guard) for guard in guards]
+    """What each guard is; see :meth:`Defense.digest`."""
+    return [guard.digest() for guard in guards]
 
 
 def settings(items: Iterable[str]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
     if concept is None or part.folder:
         return _saved(Path(part.folder.replace("{concept}", concept.name if concept else "")))
     kind = resolve("defense method", DEFENSES, part.method)
-    if keep is None and _trained(kind):
+    if keep is None and kind.Training is not None:
         advice = f"unsee fit {part.method} --concept {concept.name} --out FOLDER, and give FOLDER"
         raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
@@ -174,25 +174,9 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
     return _saved(folder)
 
 
-def _trained(kind: Any) -> bool:
-    """Whether fitting takes a model, and not just the concept's words."""
-    from ..guards.base import Defense
-
-    return any("_fit" in parent.__dict__ for parent in kind.__mro__[: kind.__mro__.index(Defense)])
-
-
 def _saved(folder: Path) -> Any:
     from ..guards.base import Defense
 
     if not folder.is_dir():
         raise BadFile("the folder of a saved defense", f"no folder {str(folder)!r}", "fit it first or mend the path")
     return Defense.from_pretrained(folder)
-
-
-def _digest(guard: Any) -> str:
-    found = hashlib.sha256(json.dumps([guard.name, guard.config()], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(guard.tensors().items()):
-        plain = tensor.detach().cpu().clone().contiguous()  # a storage of its own, bfloat16 too
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(bytes(plain.untyped_storage())[: plain.numel() * plain.element_size()])
-    return found.hexdigest()

@@ -76,6 +76,12 @@ class Defense:
         """The constructor's arguments."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
+    def digest(self) -> str:
+        """What this defense is, as a SHA-256: its name, its configuration, its tensors' bytes."""
+        from .storage import digest
+
+        return digest(self)
+
     @classmethod
     def fit(cls, pipe: Any, concept: Concept, *, work: str | Path, host: Sequence[Defense] = (), seed: int = 0,
             progress: Progress | None = None, **settings: Any) -> Self:  # fmt: skip

@@ -104,12 +104,12 @@ class Step:
         values = self.backbone.with_text(conditions, self.backbone.match(text, self.backbone.text(conditions)))
         return first(self.backbone.denoiser.forward(**values))
 
-    def record(self, guard: Defense, done: str, **values: Any) -> None:
-        """Notes for each image what was done. A tensor of n values gives each image its own."""
-        columns = {name: _column(value, self.generation.images) for name, value in values.items()}
+    def record(self, guard: Defense, done: str | list[str], **values: Any) -> None:
+        """Notes for each image what was done. A list or a tensor of n values gives each image its own."""
+        columns = {name: _column(value, self.generation.images) for name, value in {"done": done, **values}.items()}
         for i, events in enumerate(self.generation.decisions):
             own = {name: column[i] for name, column in columns.items()}
-            events.append({"defense": guard.name, "step": self.index, "t": self.t, "done": done, **own})
+            events.append({"defense": guard.name, "step": self.index, "t": self.t, **own})
 
 
 def first(output: Any) -> Tensor:

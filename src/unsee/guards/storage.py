@@ -18,6 +18,8 @@ from ..errors import BadFile
 from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .base import Defense
 
 D = TypeVar("D", bound="Defense")
@@ -72,13 +74,47 @@ def push(defense: Defense, repo_id: str, *, private: bool, token: str | None) ->
     return str(url)
 
 
+def digest(defense: Defense) -> str:
+    """See :meth:`Defense.digest`; results are addressed with it."""
+    import torch
+
+    found = hashlib.sha256(json.dumps([defense.name, defense.config()], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(defense.tensors().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()  # flat: a single number has no bytes to view
+        found.update(plain.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+    return found.hexdigest()
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """One safetensors file, whole or not at all: written beside its place and renamed. Returns ``path``."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+    return path
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file that :func:`save_tensors` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _write(defense: Defense, folder: Path) -> None:
     tensors, weights = defense.tensors(), None
     if tensors:
-        from safetensors.torch import save_file
-
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, folder / WEIGHTS)
-        weights = _sha256(folder / WEIGHTS)
+        weights = sha256(save_tensors(folder / WEIGHTS, tensors))
     config = {
         "format": FORMAT,
         "defense": defense.name,
@@ -132,21 +168,15 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _tensors(folder: Path, checksum: str) -> dict[str, Any]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     path = folder / WEIGHTS
     try:
-        if _sha256(path) != checksum:
+        if sha256(path) != checksum:
             got = f"{path} with another checksum"
             raise BadFile("the weights that were saved", got, "copy or save the folder again")
-        return load_file(path)
+        return load_tensors(path)[0]
     except (OSError, SafetensorError) as error:
         raise BadFile("readable weights", f"{path}: {error}", "copy or save the folder again") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _card(defense: Defense) -> str:

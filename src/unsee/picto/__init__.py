@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,28 +24,9 @@ def load(**kwargs: Any) -> StableDiffusionPipeline:
     import torch
     from diffusers import StableDiffusionPipeline
 
-    with _quiet():
+    from ..backbones import quiet
+
+    with quiet():
         pipe = StableDiffusionPipeline.from_pretrained(str(WEIGHTS / "pipeline"), local_files_only=True, **kwargs)
         pipe.set_progress_bar_config(disable=True)
         return pipe if kwargs else pipe.to(torch.float32)  # stored in half precision
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and no advice of the two libraries while a second's worth of loading goes on."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggings = (diffusers_logging, transformers_logging)
-    levels = [log.get_verbosity() for log in loggings]
-    bars = [log.is_progress_bar_enabled() for log in loggings]
-    try:
-        for log in loggings:
-            log.set_verbosity_error()
-            log.disable_progress_bar()
-        yield
-    finally:
-        for log, level, bar in zip(loggings, levels, bars, strict=True):
-            log.set_verbosity(level)
-            if bar:
-                log.enable_progress_bar()

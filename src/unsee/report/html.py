@@ -69,12 +69,12 @@ def _page(store: Store) -> dict[str, Any]:
 
 
 def _watched(records: list[Record]) -> list[dict[str, str]]:
-    """A figure for each concept and defense with a guard that gives p(unsafe), drawn from its decisions."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+    """A figure for each suite, concept and defense with a guard that gives p(unsafe), drawn from its decisions."""
+    groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for r in records:
         for name in dict.fromkeys(event["defense"] for event in r.decisions if "p" in event):
-            groups.setdefault((r.concept, r.defense, name), []).append(r)
-    return [{"concept": c, "defense": d, "svg": figures.watched(g, name)} for (c, d, name), g in groups.items()]
+            groups.setdefault((r.suite, r.concept, r.defense, name), []).append(r)
+    return [{"concept": c, "defense": d, "svg": figures.watched(g, name)} for (_, c, d, name), g in groups.items()]
 
 
 def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:

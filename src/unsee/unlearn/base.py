@@ -76,9 +76,9 @@ class WeightEdit(Defense):
     def delta(self, target: str) -> Tensor:
         """What is added to a parameter at strength 1, in its shape; float32, or float64 if stored so."""
         if target + "_delta" in self.weights:
-            return _exact(self.weights[target + "_delta"])
+            return widened(self.weights[target + "_delta"])
         layer = target.removesuffix(".weight")
-        a, b = _exact(self.weights[layer + A]), _exact(self.weights[layer + B])
+        a, b = widened(self.weights[layer + A]), widened(self.weights[layer + B])
         return b @ a if a.ndim == 2 else (b.flatten(1) @ a.flatten(1)).view(len(b), *a.shape[1:])
 
     def attach(self, backbone: Backbone) -> None:
@@ -150,6 +150,11 @@ def layer_of(denoiser: nn.Module, name: str) -> nn.Module | None:
     return getattr(module, "base_layer", module)
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def _editable(name: str, module: nn.Module | None, kind: str, shape: tuple[int, ...]) -> nn.Parameter:
     weight = getattr(module, kind, None)
     if not isinstance(weight, Tensor):
@@ -199,7 +204,7 @@ class _Edited:
                 parameter.data.copy_(original)
                 del self.originals[name]
                 continue
-            total = _exact(original).clone()
+            total = widened(original).clone()
             for edit, strength in edits:
                 total += strength * edit.delta(name).to(total)
             parameter.data.copy_(total)
@@ -210,11 +215,6 @@ _ON: weakref.WeakKeyDictionary[nn.Module, _Edited] = weakref.WeakKeyDictionary()
 
 def _edited(backbone: Backbone) -> _Edited:
     return _ON.setdefault(unwrap(backbone.denoiser), _Edited())
-
-
-def _exact(tensor: Tensor) -> Tensor:
-    """In float32 at least."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def _target(name: str) -> str:

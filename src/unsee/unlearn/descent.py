@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from torch import Tensor
 from ..backbones.weights import unwrap
 from ..concepts.compose import image_seed
 from ..errors import GuardFailure, UserError
+from ..guards.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -106,7 +106,7 @@ def plan_of(training: Any, lr: float) -> Plan:
 
 def identity_of(name: str, fit: Fit, training: Any, backbone: Backbone) -> str:
     """A hash of all that decides the outcome: method, settings (a dataclass), concept, seed, model, hosts."""
-    hosts = [[host.name, host.config(), host.fingerprints, sorted(host.tensors())] for host in fit.host]
+    hosts = [host.digest() for host in fit.host]
     values = [name, asdict(training), fit.concept.model_dump(mode="json"), fit.seed, backbone.fingerprint(), hosts]
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -234,7 +234,7 @@ def _save(path: Path, identity: str, adapters: Adapters, optimizer: Any, state: 
     tensors = adapters.tensors()
     for name, parameter in adapters.parameters.items():
         for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}:{name}"] = torch.as_tensor(value).detach().cpu().clone()
+            tensors[f"{key}:{name}"] = torch.as_tensor(value)
     save_tensors(path, tensors, {"identity": identity, "state": json.dumps(asdict(state))})
 
 
@@ -266,24 +266,6 @@ def _resume(path: Path, identity: str, adapters: Adapters, optimizer: torch.opti
             kept = {k.partition(":")[0]: v for k, v in tensors.items() if k.partition(":")[2] == name}
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter) for k, v in kept.items()}
     return State(**json.loads(metadata["state"]))
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Whole or not at all: written beside its place and renamed."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata=metadata)
-    os.replace(partial, path)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a file that :func:`save_tensors` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 # ---- tensorboard ----

@@ -70,7 +70,7 @@ class Distilling:
 
 
 class Distilled(WeightEdit):
-    """A weight edit whose student is given a target for each latent. A method writes ``drawn_from`` and ``target``."""
+    """A weight edit whose student is given a target for each latent. A method writes ``target``."""
 
     presets: ClassVar[dict[str, dict[str, Any]]]  # paper and picto: what its Training leaves None
     quick: ClassVar[dict[str, Any]] = {
@@ -79,8 +79,8 @@ class Distilled(WeightEdit):
 
     @classmethod
     def drawn_from(cls, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        """The prompts whose trajectories are used, one per (unsafe, safe) pair of texts."""
-        raise NotImplementedError
+        """The prompts whose trajectories are used, one per (unsafe, safe) pair of texts: the unsafe ones."""
+        return [unsafe for unsafe, _ in pairs]
 
     @classmethod
     def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,

@@ -15,7 +15,6 @@ Differs     * c is drawn from the concept's train words in its train templates, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,10 +68,6 @@ class ESD(Distilled):
         "paper": {"steps": 200, "lr": 5e-5, "eta": 2.0},
         "picto": {"steps": 200, "lr": 1e-3, "eta": 2.0},
     }
-
-    @classmethod
-    def drawn_from(cls, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        return [unsafe for unsafe, _ in pairs]
 
     @classmethod
     def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,

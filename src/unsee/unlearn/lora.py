@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..guards.storage import save_tensors
 from .base import A, B
 
 
@@ -41,11 +41,9 @@ def write_comfy(pairs: dict[str, Tensor], strength: float, path: Path) -> Path:
     A UNet's layers get kohya's names (``lora_unet_…`` with underscores, down, up, alpha = rank). A transformer's
     keep those of diffusers, which ComfyUI reads as they are (kohya's names there need fused projections).
     """
-    from safetensors.torch import save_file
-
     out: dict[str, Tensor] = {}
     for name, tensor in pairs.items():
-        tensor = (strength * tensor if name.endswith(B) else tensor).contiguous()
+        tensor = strength * tensor if name.endswith(B) else tensor
         prefix, _, layer = name.removesuffix(A).removesuffix(B).partition(".")
         if prefix != "unet":
             out[name] = tensor
@@ -54,8 +52,4 @@ def write_comfy(pairs: dict[str, Tensor], strength: float, path: Path) -> Path:
         out[f"{stem}.{'lora_down' if name.endswith(A) else 'lora_up'}.weight"] = tensor
         if name.endswith(A):
             out[f"{stem}.alpha"] = torch.tensor(float(len(tensor)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(out, partial)
-    os.replace(partial, path)
-    return path
+    return save_tensors(path, out)

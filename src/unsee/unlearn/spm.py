@@ -14,7 +14,6 @@ Differs     * "SPM-style": no gate by the prompt at inference (facilitated trans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -50,10 +49,6 @@ class SPM(Distilled):
         "paper": {"steps": 3000, "lr": 1e-4},
         "picto": {"steps": 300, "lr": 2e-3},
     }
-
-    @classmethod
-    def drawn_from(cls, pairs: Sequence[tuple[str, str]]) -> list[str]:
-        return [unsafe for unsafe, _ in pairs]
 
     @classmethod
     def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,

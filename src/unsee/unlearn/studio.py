@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..backbones import quiet
 from ..errors import Unsupported
 from ..guards import Guard, protect
 from ..guards.generation import first
@@ -60,15 +61,13 @@ class Studio:
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float,
              negative: Sequence[str] | None = None, images: Sequence[Image] | None = None,
-             strength: float = 0.75, size: int = 0) -> Drawn:  # fmt: skip
+             strength: float = 0.75) -> Drawn:  # fmt: skip
         """One image per prompt, each with its own generator. With ``images`` it is SDEdit of them at ``strength``.
 
         ``guidance`` ≤ 1 is none. ``negative`` is the text of classifier-free guidance's other half, else empty.
         """
         pipe = self.from_text if images is None else self.from_image
         more: dict[str, Any] = {} if images is None else {"image": list(images), "strength": strength}
-        if size and images is None:
-            more |= {"height": size, "width": size}
         if guidance > 1:
             more["negative_prompt"] = list(negative) if negative is not None else [""] * len(prompts)
         path: list[tuple[float, Tensor]] = []
@@ -110,15 +109,19 @@ class Studio:
         return int(size * pipe.vae_scale_factor)
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image]) -> Tensor:
-        """RGB images of one size → latents ``(n, …)`` as the denoiser takes them: the mode of the VAE's posterior."""
-        vae = self.backbone.pipe.vae
-        pixels = self.from_image.image_processor.preprocess(list(images)).to(vae.device, vae.dtype)
-        z = vae.encode(pixels).latent_dist.mode()
-        z = (z - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor
-        if self.backbone.family == "flux":
-            z = self.from_text._pack_latents(z, *z.shape)
-        return z
+    def encode_images(self, images: Sequence[Image], batch: int = 8) -> Tensor:
+        """Images, scaled to the pipeline's own size → float32 latents ``(n, …)`` as the denoiser takes them: the
+        mode of the VAE's posterior. Raises :class:`Unsupported` where the VAE's precision is too low for them."""
+        vae, side, parts = self.backbone.pipe.vae, self.image_size, []
+        for start in range(0, len(images), batch):
+            some = [image.convert("RGB") for image in images[start : start + batch]]
+            pixels = self.from_image.image_processor.preprocess(some, height=side, width=side)
+            parts.append(vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode())
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        z = ((torch.cat(parts) - shift) * vae.config.scaling_factor).float()
+        if not bool(torch.isfinite(z).all()):
+            raise Unsupported("finite latents", f"NaN from a {vae.dtype} VAE", "load the VAE in float32")
+        return self.from_text._pack_latents(z, *z.shape) if self.backbone.family == "flux" else z
 
 
 class Predictor:
@@ -135,36 +138,42 @@ class Predictor:
 
     def __call__(self, latents: Tensor, t: Tensor, text: Encoding | None = None) -> Tensor:
         """``latents`` (B, …), ``t`` (B,) on the scheduler's scale, ``text`` of 1 or B rows (the empty text if None)."""
+        return first(self.backbone.denoiser.forward(**self.arguments(latents, t, text)))
+
+    def arguments(self, latents: Tensor, t: Tensor, text: Encoding | None = None) -> dict[str, Any]:
+        """What the denoiser is called with for these, by name."""
         n, names, backbone = len(latents), self.backbone.names, self.backbone
         values = {k: _repeat(v, n) if k in backbone.batched else v for k, v in self.values.items()}
         values[names["latents"]] = latents.to(self.latents)
         scaled = t.to(self.latents.device, torch.float64) * self._scale
         values[names["t"]] = scaled.to(self._time.dtype)
-        values = backbone.with_text(values, backbone.match(text or self.empty, backbone.text(values)))
-        return first(backbone.denoiser.forward(**values))
+        return backbone.with_text(values, backbone.match(text or self.empty, backbone.text(values)))
 
 
-class _Stop(Exception):
-    pass
+class _Caught(Exception):
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = values
 
 
 def _capture(studio: Studio) -> dict[str, Any]:
-    """The arguments of the denoiser's first call for one image of the empty text, without guidance."""
-    backbone, seen = studio.backbone, {}
+    """The arguments of the denoiser's first call for one image of the empty text, without guidance.
 
-    def hook(module: Any, args: Any, kwargs: Any) -> None:
-        seen.update(backbone.bind(args, kwargs))
-        raise _Stop
+    The hook comes before those of guards, which would refuse this call. Two steps: a single one may be at t = 0.
+    """
+    backbone = studio.backbone
 
-    handle = backbone.denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+    def catch(module: Any, args: Any, kwargs: Any) -> None:
+        raise _Caught(backbone.bind(args, kwargs))
+
+    handle = backbone.denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True)
     try:
-        studio.from_text("", num_inference_steps=1, generator=torch.Generator().manual_seed(0),
+        studio.from_text("", num_inference_steps=2, generator=torch.Generator().manual_seed(0),
                          **{backbone.guidance_argument: 1.0})  # fmt: skip
-    except _Stop:
-        pass
+    except _Caught as caught:
+        return caught.values
     finally:
         handle.remove()
-    return seen
+    raise Unsupported("a pipeline that calls its denoiser", "one that did not", "use its text-to-image form")
 
 
 def _repeat(value: Any, n: int) -> Any:
@@ -193,16 +202,9 @@ def _assemble(backbone: Backbone, name: str) -> Any:
     config = backbone.pipe.config
     if config.get("force_zeros_for_empty_prompt") is not None:
         parts |= {"force_zeros_for_empty_prompt": config["force_zeros_for_empty_prompt"]}
-    with _quiet():
+    with quiet():  # the safety checker is left out on purpose: its black images would teach nothing
         pipe = getattr(diffusers, name)(**parts)
     if hasattr(backbone.pipe, "default_sample_size"):
         pipe.default_sample_size = backbone.pipe.default_sample_size
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _quiet() -> Any:
-    """No word about the safety checker, which is left out on purpose: its black images would teach nothing."""
-    from ..picto import _quiet
-
-    return _quiet()

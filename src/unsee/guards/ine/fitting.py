@@ -57,7 +57,7 @@ def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
     ]
     rows = [torch.stack(own) for own in zip(*made, strict=True)]
     record: dict[str, Any] = {"training": asdict(training), "images": len(pictures), "use": "as a negative only"}
-    record["hosts"] = [{"defense": host.name, "digest": inversion.digest(host)} for host in fit.host]
+    record["hosts"] = [{"defense": host.name, "digest": host.digest()} for host in fit.host]
     if training.check:
         edits = [host for host in fit.host if not isinstance(host, Guard)]  # guards may refuse a prompt without text
         first = tuple(own[0] for own in rows)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CHUNK = 256
 
 
-def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit, time: str) -> dict[str, Any]:
+def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit) -> dict[str, Any]:
     """Sets the network's ``bias`` so that p = 0.5 is the threshold; returns what it does on the validation part.
 
     A harmless text counts with its margins (logit of unsafe minus safe) at the steps of a harmless trajectory, its
@@ -32,17 +32,16 @@ def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit, time: st
     own = {data.paths[walk].text: walk for walk in calm}
     rng = random.Random(fit.seed)
     walks = [own.get(row, rng.choice(calm)) for row in harmless]
-    last = len(data.times[calm[0]])
-    steps = [_margins(net, data, harmless, [(w, k) for w in walks], time) for k in range(last)]
-    low = _margins(net, data, unsafe, [(rng.choice(calm), 0) for _ in unsafe], time)
-    limits = torch.zeros(last)
+    times = data.times[calm[0]]
+    steps = torch.stack([_margins(net, data, harmless, [(w, k) for w in walks]) for k in range(len(times))])
+    low = _margins(net, data, unsafe, [(rng.choice(calm), 0) for _ in unsafe])
+    limits = torch.zeros(len(times))
     if isinstance(net, Redirector):
-        times = torch.stack([getattr(data, "times" if time == "t" else "raw")[calm[0]][k] for k in range(last)])
-        limits = _limits(torch.stack(steps), training.false_positives)
+        limits = _limits(steps, training.false_positives)
         net.bias.sub_(_at_knots(limits, times, len(net.bias)))
         net.bias.copy_(net.bias.half().float())  # as it is saved
         limits = -net.threshold(times)
-    over = (torch.stack(steps) >= limits[:, None]).any(0)
+    over = (steps >= limits[:, None]).any(0)
     fit.progress("calibration", 1, 1)
     return {
         "harmless": len(harmless),
@@ -71,13 +70,13 @@ def _at_knots(limits: Tensor, times: Tensor, knots: int) -> Tensor:
     return limits[(at[:, None] - times.float()[None]).abs().argmin(1)]
 
 
-def _margins(net: nn.Module, data: Data, rows: list[int], at: list[tuple[int, int]], time: str) -> Tensor:
-    found = []
+def _margins(net: nn.Module, data: Data, rows: list[int], at: list[tuple[int, int]]) -> Tensor:
+    clock, found = data.times if isinstance(net, Redirector) else data.raw, []
     for start in range(0, len(rows), CHUNK):
         part, places = rows[start : start + CHUNK], at[start : start + CHUNK]
         tokens, pooled = data.encoding(part)
         latents = torch.stack([data.latents[w][k].float() for w, k in places])
-        times = torch.stack([(data.times if time == "t" else data.raw)[w][k] for w, k in places])
+        times = torch.stack([clock[w][k] for w, k in places])
         with torch.no_grad():
             logits = net(latents, times, tokens, pooled).logits
         found.append(logits[:, 1] - logits[:, 0])

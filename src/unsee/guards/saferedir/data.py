@@ -19,7 +19,6 @@ import json
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,11 +26,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...backbones import Backbone, Encoding, adapter
+from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
 from ..attach import protect
-from ..base import Defense, Fit, Guard
+from ..base import Fit, Guard
+from ..storage import load_tensors, save_tensors, sha256
 from .net import image_like
 from .texts import Text, compose
 
@@ -108,7 +108,7 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
     backbone = adapter(fit.pipe)
     texts = compose(fit.concept, training.pairs, training.negatives, fit.seed)
     paths = plan(fit, training, texts)
-    recipe = [FORMAT, backbone.fingerprint(), backbone.text_fingerprint(), [_mark(host) for host in fit.host],
+    recipe = [FORMAT, backbone.fingerprint(), backbone.text_fingerprint(), [host.digest() for host in fit.host],
               [dataclasses.asdict(t) for t in texts], [dataclasses.asdict(p) for p in paths],
               [getattr(training, name) for name in training.OF_DATA], unscaled]  # fmt: skip
     folder = fit.work / f"data-{key(recipe)}"
@@ -148,14 +148,6 @@ def key(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
-def _mark(host: Defense) -> str:
-    """What a host is: its config, and the bytes of its weights."""
-    found = hashlib.sha256(repr(host).encode())
-    for name, tensor in sorted(host.tensors().items()):
-        found.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
 class Index:
     """``index.json`` of a data folder: shard → sha256. A shard that is listed and whole is not made again."""
 
@@ -168,26 +160,19 @@ class Index:
 
     def add(self, name: str, make: Any) -> None:
         """Writes the shard ``name`` of ``make()``, a dict of tensors, unless it is there."""
-        from safetensors.torch import save_file
-
         path = self.folder / f"{name}.safetensors"
         if name in self.shards and path.exists():
             return
-        part = path.with_suffix(".part")
-        save_file({key: tensor.contiguous() for key, tensor in make().items()}, part)
-        self.shards[name] = _sha256(part)
-        os.replace(part, path)
+        self.shards[name] = sha256(save_tensors(path, make()))
         write_json(self.path, self.shards)
 
     def open(self, kind: str) -> Iterator[dict[str, Tensor]]:
         """The shards of one kind in order, memory-mapped. Raises :class:`BadFile` for one that was changed."""
-        from safetensors.torch import load_file
-
         for name in sorted(name for name in self.shards if name.startswith(kind)):
             path = self.folder / f"{name}.safetensors"
-            if not path.exists() or _sha256(path) != self.shards[name]:
+            if not path.exists() or sha256(path) != self.shards[name]:
                 raise BadFile("the shard that was written", f"{path} with another checksum", "remove it and fit again")
-            yield load_file(path)
+            yield load_tensors(path)[0]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -197,13 +182,8 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(part, path)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[str, Tensor]:
-    with _quiet():  # diffusers and transformers report every text that they cut; see Data.rows
+    with quiet():  # diffusers and transformers report every text that they cut; see Data.rows
         made = backbone.encode([t.text for t in texts], length=training.max_sequence_length or None)
     parts = {"tokens": made.tokens.half().cpu()}
     if made.pooled is not None:
@@ -212,22 +192,6 @@ def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[s
         if not bool(torch.isfinite(tensor).all()):
             raise GuardFailure(f"the text encoder's {name} are not finite in half precision; nothing was stored")
     return parts
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    loggings = (diffusers_logging, transformers_logging)
-    levels = [log.get_verbosity() for log in loggings]
-    for log in loggings:
-        log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for log, level in zip(loggings, levels, strict=True):
-            log.set_verbosity(level)
 
 
 def _open(index: Index, texts: list[Text], paths: list[Walk]) -> Data:

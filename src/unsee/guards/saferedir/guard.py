@@ -153,7 +153,7 @@ class SafeRedir(Guard):
         seen = train(fit, training, data, self._network(), self._moves, self._time, stage)
         if self.mode == "unsee":
             self._round()
-        return {**seen, **calibrate(self._network(), data, training, fit, self._time)}
+        return {**seen, **calibrate(self._network(), data, training, fit)}
 
     @classmethod
     def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:
@@ -311,11 +311,14 @@ class SafeRedir(Guard):
     def _note(self, step: Step, text: Encoding, shift: Shift, moved: list[bool], by: Tensor) -> None:
         """One event per image: p(unsafe), mean relative length of the shift, tokens that move by more than a tenth."""
         size = by.norm(dim=-1) / text.tokens.float().norm(dim=-1).clamp(min=1e-6)
-        for i, events in enumerate(step.generation.decisions):
-            event = {"defense": self.name, "step": step.index, "t": step.t, "concept": self.concept}
-            event |= {"done": "redirected" if moved[i] else "watched", "p": round(float(shift.unsafe[i]), 4)}
-            tokens = int((size[i] > 0.1).sum()) if moved[i] else 0
-            events.append(event | {"strength": float(size[i].mean()) if moved[i] else 0.0, "tokens": tokens})
+        step.record(
+            self,
+            ["redirected" if own else "watched" for own in moved],
+            concept=self.concept,
+            p=[round(float(p), 4) for p in shift.unsafe],
+            strength=[float(row.mean()) if own else 0.0 for row, own in zip(size, moved, strict=True)],
+            tokens=[int((row > 0.1).sum()) if own else 0 for row, own in zip(size, moved, strict=True)],
+        )
 
 
 def _released_shift(shift: Shift) -> Tensor:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import GuardFailure, UserError
+from ..storage import load_tensors, save_tensors
 from .batch import HARMLESS, Batch, Sampler
 from .data import Data, key
 from .net import Shape, Shift
@@ -225,27 +225,19 @@ class Checkpoint:
             self.best = {name: value.detach().cpu().clone() for name, value in self.net.state_dict().items()}
 
     def save(self) -> None:
-        from safetensors.torch import save_file
-
         tensors = {f"net.{k}": v for k, v in self.net.state_dict().items()} | {
             f"best.{k}": v for k, v in self.best.items()
         }
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
         numbers = {"step": self.step, "best_step": self.best_step, "score": self.score, "terms": self.best_terms}
-        part = self.path.with_suffix(".part")
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part,
-                  {"numbers": json.dumps(numbers)})  # fmt: skip
-        os.replace(part, self.path)
+        save_tensors(self.path, tensors, {"numbers": json.dumps(numbers)})
 
     def load(self) -> None:
-        from safetensors import safe_open
-
         if not self.path.exists():
             return
-        with safe_open(self.path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            numbers = json.loads(file.metadata()["numbers"])
+        tensors, metadata = load_tensors(self.path)
+        numbers = json.loads(metadata["numbers"])
         self.step, self.best_step, self.score = numbers["step"], numbers["best_step"], numbers["score"]
         self.best_terms = numbers["terms"]
         self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...errors import UserError
+from ..base import widened
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
@@ -82,25 +83,6 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1)
 
 
-def noised(backbone: Backbone, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(latents at ``t``, the prediction that would be right), row by row."""
-    a, s = (v.to(x0) for v in coefficients(backbone, t))
-    a, s = (v.view(-1, *(1,) * (x0.ndim - 1)) for v in (a, s))
-    target = {
-        "epsilon": lambda: noise,
-        "v": lambda: a * noise - s * x0,
-        "flow": lambda: noise - x0,
-        "sample": lambda: x0,
-    }[backbone.prediction_type]()
-    return a * x0 + s * noise, target
-
-
-def coefficients(backbone: Backbone, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) at each of ``t``, ``(B,)`` float64."""
-    pairs = [backbone.alpha_sigma(float(x)) for x in t]
-    return tuple(torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))  # type: ignore[return-value]
-
-
 def times(backbone: Backbone, n: int, how: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Times of the safe and the unsafe images, ``(n,)`` each: t of 0 … 749, or 1000 sigma of a flow model."""
     if how not in TIMESTEPS:
@@ -120,8 +102,8 @@ def duo_loss(predict: Predict, adapters: Adapters, backbone: Backbone, batch: Ba
     """The whole loss in two passes: every row with the adapter, then every row without it and without gradients."""
     rows = _rows(backbone, batch)
     with torch.no_grad(), adapters.off():
-        reference = _exact(predict(rows.latents, rows.t, batch.text))
-    predicted = _exact(predict(rows.latents, rows.t, batch.text))
+        reference = widened(predict(rows.latents, rows.t, batch.text))
+    predicted = widened(predict(rows.latents, rows.t, batch.text))
     n = len(batch.safe)
     m, r = mean_square(predicted[: 2 * n] - rows.target), mean_square(reference[: 2 * n] - rows.target)
     return _total(m, r, mean_square(predicted[2 * n :] - reference[2 * n :]), n, beta, lamb, neighbor)
@@ -141,9 +123,9 @@ def duo_loss_by_rows(predict: Predict, adapters: Adapters, backbone: Backbone, b
         text = None if batch.text is None else batch.text.rows([i])
         row = (rows.latents[i : i + 1], rows.t[i : i + 1], text)
         with torch.no_grad(), adapters.off():
-            reference = _exact(predict(*row))
+            reference = widened(predict(*row))
         target = rows.target[i : i + 1] if i < 2 * n else reference
-        error = mean_square(_exact(predict(*row)) - target)
+        error = mean_square(widened(predict(*row)) - target)
         gradients.append(torch.autograd.grad(error.sum(), parameters))
         errors.append(error.detach())
         references.append(mean_square(reference - target))
@@ -166,14 +148,14 @@ class _Rows:
 
 def _rows(backbone: Backbone, batch: Batch) -> _Rows:
     """Safe, unsafe, noise alone at the last time, and look-alikes where there are any."""
-    safe, to_safe = noised(backbone, batch.safe, batch.noise, batch.t_safe)
-    unsafe, to_unsafe = noised(backbone, batch.unsafe, batch.noise, batch.t_unsafe)
+    safe, to_safe = backbone.noised(batch.safe, batch.noise, batch.t_safe)
+    unsafe, to_unsafe = backbone.noised(batch.unsafe, batch.noise, batch.t_unsafe)
     last = torch.full((len(batch.safe),), last_time(backbone))
     rows, t = [safe, unsafe, batch.noise], [batch.t_safe, batch.t_unsafe, last]
     if batch.keep is not None and batch.t_keep is not None:
-        rows.append(noised(backbone, batch.keep, batch.noise[: len(batch.keep)], batch.t_keep)[0])
+        rows.append(backbone.noised(batch.keep, batch.noise[: len(batch.keep)], batch.t_keep)[0])
         t.append(batch.t_keep)
-    return _Rows(torch.cat(rows), torch.cat([x.double() for x in t]), _exact(torch.cat([to_safe, to_unsafe])))
+    return _Rows(torch.cat(rows), torch.cat([x.double() for x in t]), widened(torch.cat([to_safe, to_unsafe])))
 
 
 def _total(m: Tensor, r: Tensor, moved: Tensor, n: int, beta: float, lamb: float, neighbor: float) -> Loss:
@@ -195,7 +177,3 @@ def _times(backbone: Backbone, n: int, generator: torch.Generator) -> Tensor:
     if backbone.prediction_type == "flow":
         return 1000.0 * (0.001 + (0.75 - 0.001) * torch.rand(n, generator=generator, dtype=torch.float64))
     return torch.randint(0, T_MAX, (n,), generator=generator)
-
-
-def _exact(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

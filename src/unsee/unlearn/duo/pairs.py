@@ -215,18 +215,14 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
 
 
-def _encoded(studio: Studio, files: Sequence[Path], batch: int = 8) -> Tensor:
+def _encoded(studio: Studio, files: Sequence[Path]) -> Tensor:
     from PIL import Image, ImageOps
 
-    size = studio.image_size
-    parts = []
-    for start in range(0, len(files), batch):
-        opened = []
-        for path in files[start : start + batch]:
-            try:
-                with Image.open(path) as image:
-                    opened.append(ImageOps.fit(image.convert("RGB"), (size, size)))
-            except OSError as error:
-                raise BadFile("an image", f"{path} ({error})", "remove or replace it") from error
-        parts.append(studio.encode_images(opened).cpu())
-    return torch.cat(parts)
+    size, opened = studio.image_size, []
+    for path in files:
+        try:
+            with Image.open(path) as image:
+                opened.append(ImageOps.fit(image.convert("RGB"), (size, size)))
+        except OSError as error:
+            raise BadFile("an image", f"{path} ({error})", "remove or replace it") from error
+    return studio.encode_images(opened).cpu()

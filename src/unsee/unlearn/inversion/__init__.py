@@ -19,7 +19,7 @@ An embedding that is trained here redraws what was unlearned: it is an attack ar
 from __future__ import annotations
 
 from .splice import Rows, Text, as_prompt, encode, encode_ids, pairs, spell, vocabulary, word_rows
-from .train import TEMPLATES, Inversion, denoiser_call, digest, invert, latents_of
+from .train import TEMPLATES, Inversion, invert, latents_of
 
 __all__ = [
     "TEMPLATES",
@@ -27,8 +27,6 @@ __all__ = [
     "Rows",
     "Text",
     "as_prompt",
-    "denoiser_call",
-    "digest",
     "encode",
     "encode_ids",
     "invert",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,8 @@ from ...backbones import Backbone, Encoding, adapter
 from ...errors import Unsupported, UserError
 from ...guards import Defense, Guarded, protect
 from ...guards.generation import first
+from ...guards.storage import load_tensors, save_tensors
+from ..studio import Predictor, Studio
 from .splice import Rows, Text, encode, word_rows
 
 if TYPE_CHECKING:
@@ -79,10 +80,10 @@ def invert(
     x0 = images if isinstance(images, Tensor) else latents_of(pipe, images)
     if not len(x0):
         raise UserError("images of the concept", "none", "give a folder with some, or draw them first")
-    call = denoiser_call(pipe, how.batch * (2 if how.guided and backbone.stacked else 1))
+    predict = Predictor(Studio(backbone))
     with _guarded(pipe, host) as guarded, _frozen(backbone):
         _check_guards(how, guarded)
-        job = _Job(backbone, guarded, how, x0, call, tuple(templates), seed)
+        job = _Job(predict, guarded, how, x0, templates, seed)
         name = f"inversion-{job.recipe()}.safetensors"
         file = Path(work) / name
         rows, optimizer, start = job.begin(next((f / name for f in (Path(work), *also) if (f / name).exists()), None))
@@ -104,78 +105,34 @@ def invert(
 def latents_of(pipe: Any, images: Sequence[Image]) -> Tensor:
     """Images at the model's own size and their mirror images as the denoiser's latents, ``(2 N, …)``: first all as
     they are, then all mirrored; packed for FLUX."""
-    backbone, side = adapter(pipe), _side(pipe)
-    pixels = pipe.image_processor.preprocess([i.convert("RGB") for i in images], height=side, width=side)
-    weight = next(pipe.vae.parameters())
-    with torch.no_grad():
-        both = torch.cat([pixels, pixels.flip(-1)]).to(weight)
-        z = torch.cat([pipe.vae.encode(part).latent_dist.mean for part in both.split(8)])
-    config = pipe.vae.config
-    z = ((z - (config.get("shift_factor") or 0.0)) * config.scaling_factor).float()
-    if not bool(torch.isfinite(z).all()):
-        raise Unsupported("finite latents", f"NaN from a {weight.dtype} VAE", "load the VAE in float32")
-    return pipe._pack_latents(z, *z.shape) if backbone.family == "flux" else z
+    from PIL import ImageOps
 
-
-def denoiser_call(pipe: Any, n: int) -> dict[str, Any]:
-    """The arguments that ``pipe`` itself gives its denoiser for ``n`` images without guidance, by name.
-
-    Caught from the first step of a call, so every family's extra inputs (sizes, positions, distilled
-    guidance) are what they are in use. Put latents, time and text in their places to use it.
-    """
-    backbone = adapter(pipe)
-
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _Caught(backbone.bind(args, kwargs))
-
-    guarded = getattr(type(pipe), "_unsee", None)
-    handle = backbone.denoiser.register_forward_pre_hook(catch, with_kwargs=True, prepend=True)
-    try:
-        call = (guarded._class if guarded else type(pipe)).__call__
-        call(pipe, [""] * n, num_inference_steps=1, output_type="latent", **{backbone.guidance_argument: 1.0})
-    except _Caught as caught:
-        return caught.values
-    finally:
-        handle.remove()
-    raise Unsupported("a pipeline that calls its denoiser", "one that did not", "use its text-to-image form")
-
-
-class _Caught(Exception):
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
+    return Studio(adapter(pipe)).encode_images([*images, *map(ImageOps.mirror, images)])
 
 
 class _Job:
     """One training: what stays the same from step to step."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        guarded: Guarded,
-        how: Inversion,
-        x0: Tensor,
-        call: dict[str, Any],
-        templates: tuple[str, ...],
-        seed: int,
-    ) -> None:
-        self.backbone, self.guarded, self.how, self.call, self.seed = backbone, guarded, how, call, seed
+    def __init__(self, predict: Predictor, guarded: Guarded, how: Inversion, x0: Tensor, templates: Sequence[str],
+                 seed: int) -> None:  # fmt: skip
+        self.predict, self.backbone, self.guarded, self.how, self.seed = predict, predict.backbone, guarded, how, seed
         self.x0, self.templates = x0, [_pieces(template) for template in templates]
-        self.like = call[backbone.names["latents"]]
-        self.length = call[backbone.names["tokens"]].shape[1] if backbone.family == "flux" else None
-        self.last = int(backbone.pipe.scheduler.config.get("num_train_timesteps", 1000))
+        self.length = predict.empty.tokens.shape[1] if self.backbone.family == "flux" else None
+        self.last = int(self.backbone.pipe.scheduler.config.get("num_train_timesteps", 1000))
+        self.lowest = int(self.backbone.prediction_type == "flow")  # there 0 is the image itself
         self.losses = torch.zeros(how.steps)
 
     def recipe(self) -> str:
         """What decides the result, as a short hash: a checkpoint of anything else is not taken up."""
         parts = [asdict(replace(self.how, save_every=1)), self.templates, self.seed]
         parts += [self.backbone.fingerprint(), self.backbone.text_fingerprint()]
-        parts += [digest(defense) for defense in self.guarded.defenses]
+        parts += [defense.digest() for defense in self.guarded.defenses]
         found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
         found.update(self.x0.contiguous().cpu().numpy().tobytes())
         return found.hexdigest()[:16]
 
     def begin(self, file: Path | None) -> tuple[list[Tensor], torch.optim.Adam, int]:
-        device = self.like.device
+        device = self.predict.latents.device
         fresh = word_rows(self.backbone, self.how.init, self.how.vectors)
         rows = [row.to(device).requires_grad_() for row in fresh]
         optimizer = torch.optim.Adam(rows, lr=self.how.lr)
@@ -186,42 +143,20 @@ class _Job:
         n, half = how.batch, len(self.x0) // 2
         which = torch.randint(half, (n,), generator=generator)
         which += half * (torch.rand(n, generator=generator) < how.flip)
-        x0 = self.x0[which].to(self.like.device)
+        x0 = self.x0[which].to(self.predict.latents.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         texts = [self._text(generator) for _ in range(n)]
         text = encode(self.backbone, texts, tuple(rows), self.length)
         if how.guided:
             return self._guided(x0, noise, text, generator)
-        t = torch.randint(self.last, (n,), generator=generator)
-        values, truth = self._noised(x0, noise, t)
-        predicted = first(self.backbone.denoiser.forward(**self._with(values, text)))
-        return nn.functional.mse_loss(predicted.float(), truth)
+        t = torch.randint(self.last, (n,), generator=generator) + self.lowest
+        latents, truth = self.backbone.noised(x0, noise, t)
+        return nn.functional.mse_loss(self.predict(latents, t, text).float(), truth)
 
     def _text(self, generator: torch.Generator) -> Text:
         if not self.templates or float(torch.rand((), generator=generator)) < self.how.bare:
             return (0,)
         return self.templates[int(torch.randint(len(self.templates), (), generator=generator))]
-
-    def _noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> tuple[dict[str, Any], Tensor]:
-        """(the denoiser's arguments at t ``(n,)``, less the text; the true prediction)."""
-        kind = self.backbone.prediction_type
-        t = t + 1 if kind == "flow" else t
-        shape = (-1, *[1] * (x0.ndim - 1))
-        levels = torch.tensor([self.backbone.alpha_sigma(float(v)) for v in t]).to(x0)
-        a, s = levels[:, 0].view(shape), levels[:, 1].view(shape)
-        truth = {"epsilon": noise, "v": a * noise - s * x0, "sample": x0, "flow": noise - x0}[kind]
-        time = t.to(self.like.device)
-        time = time / self.last if self.backbone.family == "flux" else time
-        names = self.backbone.names
-        return {names["latents"]: (a * x0 + s * noise).to(self.like.dtype), names["t"]: time}, truth
-
-    def _with(self, values: dict[str, Any], text: Encoding) -> dict[str, Any]:
-        n = len(text.tokens)
-        call = self.backbone.select(self.call, slice(0, n))
-        time = {
-            name: value.to(self.like.dtype) if value.is_floating_point() else value for name, value in values.items()
-        }
-        return self.backbone.with_text({**call, **time}, self.backbone.match(text, self.backbone.text(call)))
 
     def _guided(self, x0: Tensor, noise: Tensor, text: Encoding, generator: torch.Generator) -> Tensor:
         """Through the guards: only the last of ``unroll`` descending steps is learned from."""
@@ -234,34 +169,27 @@ class _Job:
         if self.backbone.family == "flux":
             argument["negative_prompt"] = [""] * n
         with self.guarded.generation([""] * n, **argument):
-            for i, t in enumerate(steps):
-                values, truth = self._noised(x0, noise, torch.full((n,), t))
+            for i, step in enumerate(steps):
+                t = torch.full((n,), step + self.lowest)
+                latents, truth = self.backbone.noised(x0, noise, t)
                 with torch.set_grad_enabled(i == len(steps) - 1):
-                    combined = self._combined(values, empty, text)
+                    combined = self._combined(latents, t, empty, text)
         with torch.no_grad():
-            plain = first(self.backbone.denoiser.forward(**self._with(values, empty))).float()
+            plain = self.predict(latents, t, empty).float()
         return nn.functional.mse_loss(combined, plain + w * (truth - plain)) / w**2
 
-    def _combined(self, values: dict[str, Any], empty: Encoding, text: Encoding) -> Tensor:
+    def _combined(self, latents: Tensor, t: Tensor, empty: Encoding, text: Encoding) -> Tensor:
         """u + w (p - u) as the guarded sampler would compute it, halves or two calls as the family has it."""
-        denoiser = self.backbone.denoiser
+
+        def called(latents: Tensor, t: Tensor, text: Encoding) -> Tensor:
+            return first(self.backbone.denoiser(**self.predict.arguments(latents, t, text))).float()
+
         if self.backbone.stacked:
-            twice = {name: torch.cat([value, value]) for name, value in values.items()}
             both = Encoding(torch.cat([empty.tokens, text.tokens]), _cat(empty.pooled, text.pooled))
-            u, p = first(denoiser(**self._with(twice, both))).float().chunk(2)
+            u, p = called(torch.cat([latents, latents]), torch.cat([t, t]), both).chunk(2)
         else:
-            p = first(denoiser(**self._with(values, text))).float()
-            u = first(denoiser(**self._with(values, empty))).float()
+            p, u = called(latents, t, text), called(latents, t, empty)
         return u + self.how.guided * (p - u)
-
-
-def digest(defense: Defense) -> str:
-    """SHA-256 of what a defense is: its name, its configuration, its tensors' bytes."""
-    found = hashlib.sha256(json.dumps([defense.name, defense.config()], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(defense.tensors().items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 @contextmanager
@@ -295,12 +223,6 @@ def _frozen(backbone: Backbone) -> Iterator[None]:
             weight.requires_grad_(wanted)
 
 
-def _side(pipe: Any) -> int:
-    """Side in pixels of the images that the pipeline makes by default."""
-    size = getattr(pipe, "default_sample_size", None) or adapter(pipe).config.sample_size
-    return int(size) * int(pipe.vae_scale_factor)
-
-
 def _pieces(template: str) -> Text:
     before, found, after = template.partition("{}")
     if not found:
@@ -317,22 +239,14 @@ def _seed(seed: int, step: int) -> int:
 
 
 def _write(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, step: int, losses: Tensor) -> None:
-    from safetensors.torch import save_file
-
     state = {"step": torch.tensor(step), "losses": losses}
     for i, row in enumerate(rows):
-        state[f"row.{i}"] = row.detach().cpu()
-        state |= {f"adam.{i}.{name}": value.detach().cpu() for name, value in optimizer.state[row].items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial)
-    os.replace(partial, file)
+        state |= {f"row.{i}": row, **{f"adam.{i}.{name}": value for name, value in optimizer.state[row].items()}}
+    save_tensors(file, state)
 
 
 def _read(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, losses: Tensor) -> int:
-    from safetensors.torch import load_file
-
-    state = load_file(file)
+    state, _ = load_tensors(file)
     losses.copy_(state["losses"])
     for i, row in enumerate(rows):
         row.data.copy_(state[f"row.{i}"])
