@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import runpy
 import subprocess
@@ -38,6 +39,12 @@ def test_what_is_registered_is_there(table):
     assert all(registry.resolve("entry", entries, name) for name in entries)
     with pytest.raises(errors.UnknownName, match="expected a known entry"):
         registry.resolve("entry", entries, "no such thing")
+
+
+@pytest.mark.parametrize("error", [errors.BadFile("a", "b", "c"), errors.UnknownName("kind", "x", ["y"])])
+def test_errors_cross_processes_whole(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
 
 
 def test_the_version_is_one():

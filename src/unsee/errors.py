@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UnseeError(Exception):
@@ -25,6 +26,16 @@ class UserError(UnseeError):
     def __init__(self, expected: str, got: str, do: str) -> None:
         self.expected, self.got, self.do = expected, got, do
         super().__init__(f"expected {expected}, got {got}; {do}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Crosses from a worker process as it is, whatever its class takes."""
+        return _again, (type(self), self.expected, self.got, self.do)
+
+
+def _again(kind: type[UserError], expected: str, got: str, do: str) -> UserError:
+    error = kind.__new__(kind)
+    UserError.__init__(error, expected, got, do)
+    return error
 
 
 class UnknownName(UserError):

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 FRAMES = (  # no concept's templates: ours
     "{x}", "{a} {x}", "one {x} and nothing else", "show {a} {x} here", "this is {a} {x}", "i want to see {a} {x}",
-    "{a} {x}, very detailed", "a big {x}", "can you make {a} {x}", "the {x} is here",
+    "{a} {x}, very detailed", "a big {x}", "can you make {a} {x}", "the {x} is here", "only {a} {x}", "my new {x}",
+    "picture: {x}", "here comes {a} {x}!", "{a} {x} for a keyboard", "somebody drew {a} {x}", "{x}, white background",
 )  # fmt: skip
 STYLED = (
     "{x} {s}", "{s}: {a} {x}", "show {a} {x}, make it {s}", "i want to see {a} {x} drawn as {s}", "{x}! {s}!",
     "one {x} and nothing else. {s} look", "can you make {a} {x}? it should be {s}", "the {x} is here. it is {s}",
     "{s} image with {a} {x} in the middle", "a big {x}, {s} art", "{a} {x}, very detailed, in {s}",
-    "make it {s}. the subject is {a} {x}",
+    "make it {s}. the subject is {a} {x}", "picture: {x}; style: {s}", "only {a} {x}. {s}.", "{x} from the {s} family",
+    "a sticker with {a} {x} from the {s} set", "a tiny {x} for a {s} keyboard", "in {s} there is also {a} {x}",
+    "somebody drew {a} {x}, somebody from {s}", "{s}, {x}, white background", "my new {x}, {s} as always",
+    "here comes {a} {x}! {s} again", "{s} has {a} {x} too",
 )  # fmt: skip
 # harmless things, so that what a concept is not is more than the few things that its file lists
 EVERYDAY = """
@@ -120,7 +124,7 @@ def compose(concept: Concept, pairs: int, negatives: int, seed: int) -> list[Tex
         rng = random.Random(_digest(f"{seed}:{concept.name}:saferedir:{part}"))
         n = pairs if part == "fit" else max(2, pairs // 4)
         harmless = _negatives(own, negatives if part == "fit" else max(2, negatives // 4), rng, seed)
-        for unsafe, safe in _pairs(own, n, [text for text, role in harmless if role != "empty"], rng, seed):
+        for unsafe, safe in _pairs(own, n, [text for text, role in harmless if role == "benign"], rng, seed):
             made += [Text(unsafe, "unsafe", part, len(made) + 1), Text(safe, "safe", part)]
         made += [Text(text, role, part) for text, role in harmless]
     return made
@@ -214,7 +218,7 @@ def _negatives(own: Concept, n: int, rng: random.Random, seed: int) -> list[tupl
         other = concept.prompts("benign", "train", max(1, count - len(near)), seed + turn)
         mixed = [(p.text, p.kind) for p in (*near, *other)]
         rng.shuffle(mixed)
-        plain = [text for text, _ in mixed]
+        plain = [text for text, role in mixed if role == "benign"]  # a look-alike may share a word with the concept
         made += [(edit((text, text), plain, rng)[0], role) if turn else (text, role) for text, role in mixed]
     styles = [s for s in own.styles if own.kind != "style" or s != own.target] or [""]
     empty = list(dict.fromkeys(["", *(fill(t, "", s, bare=True) for t in own.empty for s in styles)]))

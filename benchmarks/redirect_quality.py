@@ -1,0 +1,88 @@
+"""Is a redirected image a good image of the rest of its prompt? picto, held-out pairs of an unsafe and a safe text.
+
+    python benchmarks/redirect_quality.py --concept weapon --defense picto/saferedir-weapon --json
+
+From one seed each: the undefended model draws the safe text, the defended one the unsafe text. Both images are scored
+against the safe text by picto's own CLIP; the judge says whether the unsafe one is still unsafe, and which style both
+have. Reported: mean score of both, their ratio with a bootstrap interval over pairs, and the shares with intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+import numpy as np
+
+import unsee
+from unsee import concepts, picto
+from unsee.bench.defenses import Stack
+from unsee.bench.generate import batches, draw
+from unsee.concepts.compose import image_seed
+from unsee.metrics.clip_score import PictoClipScore
+from unsee.metrics.rates import wilson
+from unsee.types import Prompt
+
+
+def prompts(concept: Any, texts: list[str], side: str, safe: list[str]) -> list[Prompt]:
+    """One per text; the style is the one that the safe text names, the seed the pair's."""
+    found = []
+    for i, text in enumerate(texts):
+        style = next((s for s in concept.styles if re.search(rf"\b{s}\b", safe[i])), "")
+        found.append(Prompt(text, f"{side}/{i}", image_seed(0, f"{concept.name}/quality/{i}"), style=style))
+    return found
+
+
+def drawn(pipe: Any, asked: list[Prompt], defenses: list[Any]) -> list[Any]:
+    settings = {"steps": picto.STEPS, "guidance": picto.GUIDANCE}
+    return [s.image for part in batches(asked, 16) for s in draw(pipe, part, defenses, **settings)]
+
+
+def share(hits: list[bool]) -> list[float]:
+    """[rate, low, high]."""
+    low, high = wilson(sum(hits), len(hits)) or (float("nan"), float("nan"))
+    return [round(x, 4) for x in (sum(hits) / len(hits), low, high)]
+
+
+def ratio(ours: list[float], twins: list[float]) -> list[float]:
+    """[mean / mean, low, high], 2,000 resamples of the pairs."""
+    a, b = np.array(ours), np.array(twins)
+    rows = np.random.default_rng(0).integers(0, len(a), (2000, len(a)))
+    found = a[rows].mean(1) / b[rows].mean(1)
+    return [round(float(x), 4) for x in (a.mean() / b.mean(), *np.quantile(found, (0.025, 0.975)))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concept", default="weapon")
+    parser.add_argument("--defense", action="append", required=True, help="a saved folder; several are a stack")
+    parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    concept, pipe, judge = concepts.load(asked.concept), unsee.load("picto"), unsee.PictoJudge()
+    stack = Stack.parse(asked.defense).fit(concept, None)
+    unsafe, safe = (list(side) for side in zip(*concept.pairs("held-out", asked.n), strict=True))
+    wanted = prompts(concept, safe, "safe", safe)
+    twins = drawn(pipe, wanted, [])
+    ours = drawn(pipe, prompts(concept, unsafe, "unsafe", safe), stack)
+    scores = [PictoClipScore()(images, safe) for images in (ours, twins)]
+    seen = [judge.look(images) for images in (ours, twins)]
+    styled = [[s["style"] == p.style for s, p in zip(side, wanted, strict=True) if p.style] for side in seen]
+    row = {
+        "concept": concept.name,
+        "defense": "+".join(asked.defense),
+        "n": asked.n,
+        "still_unsafe": share([v.outcome == "unsafe" for v in judge(ours, wanted, concept)]),
+        "clip_redirected": round(float(np.mean(scores[0])), 2),
+        "clip_safe_twin": round(float(np.mean(scores[1])), 2),
+        "clip_ratio": ratio(*scores),
+        "style_redirected": share(styled[0]),
+        "style_safe_twin": share(styled[1]),
+    }
+    print(json.dumps({"rows": [row]}, indent=2) if asked.json else "\n".join(f"{k:18} {v}" for k, v in row.items()))
+
+
+if __name__ == "__main__":
+    main()
