@@ -149,6 +149,7 @@ class SafeRedir(Guard):
 
         self._take(_measure(data, training), fit.seed)
         if isinstance(self.net, Redirector):
+            self.net.dropout = training.dropout
             self.net.standardize(torch.stack([data.tokens[i] for i in data.rows("fit", "safe", "benign", "neighbor")]))
         seen = train(fit, training, data, self._network(), self._moves, self._time, stage)
         if self.mode == "unsee":

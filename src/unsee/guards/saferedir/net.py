@@ -136,7 +136,7 @@ class Layer(nn.Module):
 class Redirector(nn.Module):
     """The network. ``bias`` holds the calibrated thresholds, in logits, at even times from 0 to 999.
 
-    With it, p(unsafe) = 0.5 is where the threshold lies at each time.
+    With it, p(unsafe) = 0.5 is where the threshold lies at each time. ``dropout`` acts in training mode only.
     """
 
     center: Tensor
@@ -145,7 +145,7 @@ class Redirector(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.shape, w = shape, shape.width
+        self.shape, self.dropout, w = shape, 0.0, shape.width
         for name, value in (("center", torch.zeros(shape.text)), ("spread", torch.ones(shape.text)),
                             ("bias", torch.zeros(KNOTS))):  # fmt: skip
             self.register_buffer(name, value)
@@ -178,9 +178,9 @@ class Redirector(nn.Module):
         if self.shape.pooled:
             assert pooled is not None
             joint.append(self.read_pooled(math.sqrt(self.shape.pooled) * unit(pooled))[:, None])
-        x = torch.cat([*joint, inner], dim=1)
+        x = self._dropped(torch.cat([*joint, inner], dim=1))
         for layer in self.layers:
-            x = layer(x)
+            x = self._dropped(layer(x))
         x = self.norm(x)
         extra, x = x[:, : len(joint)], x[:, len(joint) :]
         logits = self.judge(torch.cat([x.mean(1), x.amax(1), extra[:, 0]], dim=-1))
@@ -191,3 +191,6 @@ class Redirector(nn.Module):
             direction, size = self.move_pooled(extra[:, 1]).split([self.shape.pooled, 1], dim=-1)
             whole = MOST_SCALE * size.sigmoid() * unit(direction)
         return Shift(logits, self.direction(x), mask, MOST_SCALE * scale.sigmoid(), whole)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)

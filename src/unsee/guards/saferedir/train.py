@@ -74,6 +74,7 @@ class Training:
     alignment_weight: float = 0.5
     still_weight: float = 0.5
     mask_threshold: float = 0.1  # tau
+    dropout: float = 0.1  # in the network, ours only
     noise: float = 0.2  # largest blur of an embedding, in units of its length
     mixing: float = 0.3  # share of embeddings mixed with another
     seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
@@ -163,7 +164,7 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
         batch = draw(training.train_batch_size, number * 64 + accelerator.process_index).to(accelerator.device)
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * pace(state.step, training)
-        with torch.random.fork_rng(cuda):  # the reference network's dropout
+        with torch.random.fork_rng(cuda):  # dropout
             torch.manual_seed(number)
             loss = total(look(batch), training)
         if not bool(torch.isfinite(loss)):
