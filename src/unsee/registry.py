@@ -23,6 +23,12 @@ EDITS = {  # changes of the weights
     "uce": "unsee.unlearn.uce:UCE",
 }
 DEFENSES = {**GUARDS, **EDITS}  # all that is saved as a folder: guards and weight edits
+ATTACKS = {
+    "paraphrase": "unsee.attacks.paraphrase:Paraphrase",
+    "random-tokens": "unsee.attacks.random_tokens:RandomTokens",
+    "replay": "unsee.attacks.replay:Replay",
+    "ring-a-bell": "unsee.attacks.ring_a_bell:RingABell",
+}
 JUDGES = {
     "always.safe": "unsee.judges.always:Safe",
     "always.unsafe": "unsee.judges.always:Unsafe",
