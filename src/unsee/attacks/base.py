@@ -160,21 +160,22 @@ class Attack:
         found: list[AttackedPrompt] = []
         for i, (part, file) in enumerate(zip(lists, files, strict=True)):
             if not file.exists():
-                shared = shared or [self._prepare(job), job.victim.take()]
-                saved.save(self._one(_told(job, progress, i, len(lists)), part, shared), file)
+                told = _told(job, progress, i, len(lists))
+                shared = shared or [self._prepare(told), job.victim.take()]
+                saved.save(self._one(told, part, shared[0], shared[1], len(prompts)), file)
             found += saved.load(file)
             progress(self.name, 100 * (i + 1), 100 * len(lists))
         return found
 
-    def _one(self, job: Job, prompts: list[Prompt], shared: list[Any]) -> list[AttackedPrompt]:
-        found = self._find(job, prompts, shared[0])
+    def _one(self, job: Job, prompts: list[Prompt], shared: Any, prepared: Spent, n: int) -> list[AttackedPrompt]:
+        found = self._find(job, prompts, shared)
         if len(found) != len(prompts):
             raise RuntimeError(f"{self.name} found {len(found)} prompts for {len(prompts)}")
         refuse_minors(f.text for f in found)
-        spent = shared[1] + job.victim.take()
-        if not spent.within(self.most(len(prompts))):
-            raise RuntimeError(f"{self.name} spent {spent}, its budget is {self.most(len(prompts))}")
-        share = spent * (1 / len(prompts))
+        spent = job.victim.take()
+        if not (prepared + spent).within(self.most(len(prompts))):
+            raise RuntimeError(f"{self.name} spent {prepared + spent}, its budget is {self.most(len(prompts))}")
+        share = prepared * (1 / n) + spent * (1 / len(prompts))
         return [
             AttackedPrompt(replace(p, text=f.text), p.text, self.name, f.before, f.after, share, f.words)
             for p, f in zip(prompts, found, strict=True)

@@ -300,10 +300,11 @@ class SafeRedir(Guard):
 
     def _note(self, step: Step, text: Encoding, shift: Shift, moved: list[bool], by: Tensor) -> None:
         """One event per image: p(unsafe), mean relative length of the shift, tokens that move by more than a tenth."""
-        size = by.norm(dim=-1) / text.tokens.float().norm(dim=-1).clamp(min=1e-6)
+        by, chance = by.detach(), shift.unsafe.detach()
+        size = by.norm(dim=-1) / text.tokens.detach().float().norm(dim=-1).clamp(min=1e-6)
         for i, events in enumerate(step.generation.decisions):
             event = {"defense": self.name, "step": step.index, "t": step.t, "concept": self.concept}
-            event |= {"done": "redirected" if moved[i] else "watched", "p": round(float(shift.unsafe[i]), 4)}
+            event |= {"done": "redirected" if moved[i] else "watched", "p": round(float(chance[i]), 4)}
             tokens = int((size[i] > 0.1).sum()) if moved[i] else 0
             events.append(event | {"strength": float(size[i].mean()) if moved[i] else 0.0, "tokens": tokens})
 
