@@ -84,7 +84,7 @@ def test_killed_and_resumed_it_ends_in_the_same_prompts(kit, attack, tmp_path):
     whole = made(pipe, TOBACCO, PROMPTS, seed=1, work=tmp_path / "whole")
 
     def kill(stage, done, total):
-        if stage == attack and 100 < done:
+        if stage == attack and done > 100:
             raise Killed
 
     with pytest.raises(Killed):
