@@ -134,6 +134,20 @@ def test_names_of_attacks():
     assert Strike.parse({"method": "paraphrase", "at_once": 3}).name == "paraphrase:at_once=3"
 
 
+def test_the_standard_set_is_registered_and_the_shipped_suite_runs_it():
+    from pathlib import Path
+
+    from unsee.attacks.standard import STANDARD, VERSION
+    from unsee.bench.plan import Suite
+    from unsee.registry import ATTACKS, resolve
+
+    assert VERSION and [s.name for s in Strike.all(["none", "standard"])] == list(STANDARD)
+    assert all(resolve("attack", ATTACKS, name)() for name in STANDARD)
+    redteam = Suite.load(Path(__file__).parents[1] / "suites" / "redteam.toml")
+    assert {s.method for s in redteam.strikes[1:]} == set(STANDARD) and len(redteam.stacks) == 8
+    assert all(not s.settings for s in redteam.strikes)  # at the standard budgets
+
+
 # ---- the command line ----
 
 CALL = ["--model", "tiny:sd1", "--concept", "weapon", "--n", "2", "--steps", "1", "--judge", "always.unsafe", "--json"]
