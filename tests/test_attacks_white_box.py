@@ -337,6 +337,22 @@ def test_places_of_sensitive_words():
     assert pieces("so special", ["knife"], 1) == ("so", None)
 
 
+def test_words_that_say_something_together_are_not_taken(pipe, monkeypatch):
+    """Each word may be harmless; a text that is refused as a whole is never kept, nor drawn."""
+    from unsee.attacks import mma, sneaky, white_box
+
+    plain = {p.text for p in PROMPTS}
+    for module in (white_box, mma):
+        monkeypatch.setattr(module, "allowed", lambda text: text in plain)
+    found = UnlearnDiff(length=3, timesteps=2, per_timestep=2, draw_steps=1)(pipe, WEAPON, PROMPTS)
+    assert [f.prompt.text for f in found] == [f.source for f in found]
+    found = MMA(length=3, topk=4, candidates=8, steps=2)(pipe, WEAPON, PROMPTS)
+    assert all(f.after == f.before for f in found)
+    monkeypatch.setattr(sneaky, "allowed", lambda text: False)
+    with pytest.raises(UserError, match="in other words"):
+        Sneaky(**Sneaky.quick)(pipe, WEAPON, PROMPTS)
+
+
 # ---- concept inversion ----
 
 

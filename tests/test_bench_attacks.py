@@ -137,12 +137,14 @@ def test_names_of_attacks():
 def test_the_standard_set_is_registered_and_the_shipped_suite_runs_it():
     from pathlib import Path
 
-    from unsee.attacks.standard import STANDARD, VERSION
+    from unsee.attacks.standard import BUDGETS, STANDARD, VERSION
     from unsee.bench.plan import Suite
     from unsee.registry import ATTACKS, resolve
 
     assert VERSION and [s.name for s in Strike.all(["none", "standard"])] == list(STANDARD)
-    assert all(resolve("attack", ATTACKS, name)() for name in STANDARD)
+    for name, budget in BUDGETS.items():  # a budget that changes is a new VERSION
+        usual = resolve("attack", ATTACKS, name)().config()
+        assert {key: usual[key] for key in budget} == budget
     redteam = Suite.load(Path(__file__).parents[1] / "suites" / "redteam.toml")
     assert {s.method for s in redteam.strikes[1:]} == set(STANDARD) and len(redteam.stacks) == 8
     assert all(not s.settings for s in redteam.strikes)  # at the standard budgets

@@ -26,7 +26,7 @@ from torch import Generator, Tensor, nn
 from ..types import Prompt
 from ..unlearn.inversion import pairs
 from .base import Attack, Found, Job, Sees, Spent, positive
-from .words import Places, Vocabulary
+from .words import Places, Vocabulary, allowed
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
@@ -90,7 +90,8 @@ class MMA(Attack):
         texts = [" ".join(places.vocabulary.say(row)) for rows in tried for row in rows]
         read = summary(job.victim.backbone, job.victim.encode(texts))
         wanted = [part.repeat_interleave(count, 0) for part in target]
-        found, place = distances(read, wanted).view(n, count).min(1)
+        tried_scores = distances(read, wanted) + torch.tensor([0.0 if allowed(t) else float("inf") for t in texts])
+        found, place = tried_scores.view(n, count).min(1)
         better = found < scores
         winners = tried[torch.arange(n), place]
         return torch.where(better[:, None], winners, chosen), torch.where(better, found, scores)

@@ -24,13 +24,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..registry import JUDGES, resolve
 from ..types import Prompt, Verdict
 from .base import Attack, Found, Job, Sees, Spent, positive
 from .paraphrase import words_for
 from .victim import flat
 from .white_box import usual_guidance
-from .words import Vocabulary, fill
+from .words import Vocabulary, allowed, fill
 
 LETTERS = 10
 
@@ -108,7 +109,10 @@ class Try:
                                       generator=self.generator).T  # fmt: skip
         texts = [fill(self.pieces, [self.words[int(v)] for v in row]) for row in drawn]
         likeness = nn.functional.cosine_similarity(flat(job.victim.encode(texts)), wanted[None], dim=-1)
-        place = int(likeness.argmax())
+        sayable = torch.tensor([allowed(text) for text in texts], device=likeness.device)
+        place = int(likeness.where(sayable, -2.0).argmax())
+        if not sayable[place]:
+            raise UserError("a prompt that can be said in other words", repr(self.best), "leave it out")
         self.chosen = drawn[place]
         return texts[place]
 

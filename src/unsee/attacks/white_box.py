@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..types import Prompt
 from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
+from .words import allowed
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
@@ -109,9 +110,9 @@ class Best:
         self.scores = self.before = scene.score(views, self.texts)
 
     def offer(self, texts: Sequence[str]) -> None:
-        """Takes what is better."""
+        """Takes what is better, and may be said."""
         scores = self.scene.score(self.views, texts)
-        better = scores < self.scores
+        better = (scores < self.scores) & torch.tensor([allowed(text) for text in texts])
         self.texts = [new if b else old for new, old, b in zip(texts, self.texts, better.tolist(), strict=True)]
         self.scores = torch.where(better, scores, self.scores)
 

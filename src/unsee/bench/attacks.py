@@ -87,7 +87,7 @@ class Strike:
         with protect(target.pipe, *target.guards):
             found = attack(target.pipe, target.concept, prompts, seed=suite.seed, work=folder / "work",
                            progress=progress)  # fmt: skip
-        kinds = "-".join(dict.fromkeys(p.kind for p in prompts))
+        kinds = "-".join(dict.fromkeys(p.kind + "-train" * (p.split == "train") for p in prompts))
         place = folder / target.concept.name / _plain(target.defense) / _plain(self.name) / kinds
         about = {"attack": repr(attack), "model": suite.model, "concept": target.concept.name}
         save(found, place / "prompts.json", **about, defense=target.defense, seed=suite.seed)
