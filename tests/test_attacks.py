@@ -214,3 +214,18 @@ def test_the_same_id_twice_is_refused(pipe):
     prompt = Prompt("a dagger", "1", 0)
     with pytest.raises(UserError, match="different ids"):
         RandomTokens()(pipe, WEAPON, [prompt, prompt])
+
+
+def test_an_attack_imports_no_guard():
+    """It may know how defenses are attached, and none of them."""
+    import ast
+    from pathlib import Path
+
+    import unsee.attacks
+
+    imported = set()
+    for file in Path(unsee.attacks.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and "guards" in (node.module or "").split("."):
+                imported.add(node.module)
+    assert imported == {"guards.attach", "guards.generation"}

@@ -75,6 +75,7 @@ class Victim:
             marks += [_sums(encoder) for encoder in self.backbone.text_encoders]
         if sees in ("model", "images"):
             marks += [self.backbone.fingerprint(), *(defense_digest(d) for d in self._guarded.defenses)]
+            marks += [str(sorted(self.pipe.scheduler.config.items(), key=str))]
         return marks
 
     # ---- text ----
