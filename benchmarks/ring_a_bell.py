@@ -54,8 +54,9 @@ class Encoder:
     def again(self, individuals: int) -> None:
         """Encodes what this generation did not: its survivors and copies, up to the whole population."""
         missing = individuals - len(self.generation)
-        known = self.generation or ["x"]
-        self((known * (missing // len(known) + 1))[:missing])
+        if missing > 0:
+            known = self.generation or ["x"]
+            self((known * (missing // len(known) + 1))[:missing])
         self.generation = []
 
     @torch.no_grad()

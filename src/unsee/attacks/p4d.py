@@ -108,10 +108,11 @@ class P4D(WhiteBox):
     def _slopes(self, scene: Scene, places: Places, view: View, chosen: Tensor, first: bool) -> list[Tensor]:
         hard = [rows[chosen.to(rows.device)].clone().requires_grad_() for rows in places.vocabulary.rows]
         said = places.say(chosen)
-        losses = scene.losses(view, places.read(scene.victim, hard), said)
+        text = places.read(scene.victim, hard)
+        losses = scene.losses(view, text, said)
         slopes = list(torch.autograd.grad(losses.sum(), hard))
         if first:
-            doubt(losses, lambda: scene.losses(view, scene.victim.encode(said), said), slopes)
+            doubt(losses, lambda: scene.losses(view, text, said), slopes)
         return slopes
 
 

@@ -77,7 +77,7 @@ class UnlearnDiff(WhiteBox):
         losses = scene.losses(view, text, said)
         (slope,) = torch.autograd.grad(losses.sum(), weights)
         if first:
-            doubt(losses, lambda: scene.losses(view, scene.victim.encode(said), said), [slope])
+            doubt(losses, lambda: scene.losses(view, text, said), [slope])
         return slope
 
     def _times(self, last: int) -> list[int]:

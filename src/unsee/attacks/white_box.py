@@ -127,6 +127,6 @@ def doubt(losses: Tensor, again: Callable[[], Tensor], slopes: Sequence[Tensor])
         why = "all gradients are zero: something on the way hides them, so failing here is no sign of a strong defense"
         warnings.warn(f"{why}; attack with ring-a-bell or sneaky too", Doubt, stacklevel=3)
     with torch.no_grad():
-        if not torch.allclose(again(), losses.detach(), rtol=1e-3, atol=1e-6):
+        if not torch.allclose(again(), losses.detach(), rtol=1e-5, atol=1e-8):
             why = "the same call gave two results: the defense is random, and one gradient says little about it"
             warnings.warn(f"{why}; average over several seeds", Doubt, stacklevel=3)
