@@ -337,12 +337,12 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
 
 def test_selftest_passes_and_reports_failures(monkeypatch):
     from unsee import selftest
-    from unsee.registry import DEFENSES
+    from unsee.registry import ATTACKS, DEFENSES
 
     seen = []
     monkeypatch.setattr(selftest, "FAMILIES", ("sd1",))
     rows = selftest.run(seen.append)
-    assert rows == seen and len(rows) == 1 + len(DEFENSES)
+    assert rows == seen and len(rows) == 1 + len(DEFENSES) + len(ATTACKS) - 1
     assert all(r["ok"] and not r["detail"] and set(r) == {"name", "ok", "seconds", "detail"} for r in rows)
     monkeypatch.setattr(SLD, "guide", lambda *a: None)
     assert {r["name"] for r in selftest.run() if not r["ok"]} == {"ine on sd1", "sld on sd1"}

@@ -33,7 +33,7 @@ def test_public_names_are_sorted_and_in_dir():
         _ = unsee.nothing
 
 
-@pytest.mark.parametrize("table", ["GUARDS", "DEFENSES", "JUDGES", "BACKBONES"])
+@pytest.mark.parametrize("table", ["GUARDS", "DEFENSES", "ATTACKS", "JUDGES", "BACKBONES"])
 def test_what_is_registered_is_there(table):
     entries = getattr(registry, table)
     assert all(registry.resolve("entry", entries, name) for name in entries)

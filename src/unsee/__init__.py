@@ -12,17 +12,25 @@ __version__ = "0.1.0"
 __all__ = [
     "CA",
     "Concept",
+    "ConceptInversion",
     "Duo",
     "ESD",
     "INE",
+    "MMA",
     "NegativePrompt",
+    "P4D",
+    "Paraphrase",
     "PictoJudge",
     "RECE",
+    "RandomTokens",
+    "RingABell",
     "SAFREE",
     "SLD",
     "SPM",
     "SafeRedir",
+    "Sneaky",
     "UCE",
+    "UnlearnDiff",
     "adapter",
     "load",
     "load_concept",
@@ -33,17 +41,25 @@ __all__ = [
 _HOMES = {
     "CA": ("unsee.unlearn.ca", "CA"),
     "Concept": ("unsee.concepts", "Concept"),
+    "ConceptInversion": ("unsee.attacks.concept_inversion", "ConceptInversion"),
     "Duo": ("unsee.unlearn.duo", "Duo"),
     "ESD": ("unsee.unlearn.esd", "ESD"),
     "INE": ("unsee.guards.ine", "INE"),
+    "MMA": ("unsee.attacks.mma", "MMA"),
     "NegativePrompt": ("unsee.guards.negative_prompt", "NegativePrompt"),
+    "P4D": ("unsee.attacks.p4d", "P4D"),
+    "Paraphrase": ("unsee.attacks.paraphrase", "Paraphrase"),
     "PictoJudge": ("unsee.judges.picto", "PictoJudge"),
     "RECE": ("unsee.unlearn.rece", "RECE"),
+    "RandomTokens": ("unsee.attacks.random_tokens", "RandomTokens"),
+    "RingABell": ("unsee.attacks.ring_a_bell", "RingABell"),
     "SAFREE": ("unsee.guards.safree", "SAFREE"),
     "SLD": ("unsee.guards.sld", "SLD"),
     "SPM": ("unsee.unlearn.spm", "SPM"),
     "SafeRedir": ("unsee.guards.saferedir", "SafeRedir"),
+    "Sneaky": ("unsee.attacks.sneaky", "Sneaky"),
     "UCE": ("unsee.unlearn.uce", "UCE"),
+    "UnlearnDiff": ("unsee.attacks.unlearn_diff", "UnlearnDiff"),
     "adapter": ("unsee.backbones", "adapter"),
     "load": ("unsee.models", "load"),
     "load_concept": ("unsee.concepts", "load"),
@@ -52,6 +68,14 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from .attacks.concept_inversion import ConceptInversion
+    from .attacks.mma import MMA
+    from .attacks.p4d import P4D
+    from .attacks.paraphrase import Paraphrase
+    from .attacks.random_tokens import RandomTokens
+    from .attacks.ring_a_bell import RingABell
+    from .attacks.sneaky import Sneaky
+    from .attacks.unlearn_diff import UnlearnDiff
     from .backbones import adapter
     from .backbones.tiny import tiny
     from .concepts import Concept

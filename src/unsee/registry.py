@@ -23,6 +23,17 @@ EDITS = {  # changes of the weights
     "uce": "unsee.unlearn.uce:UCE",
 }
 DEFENSES = {**GUARDS, **EDITS}  # all that is saved as a folder: guards and weight edits
+ATTACKS = {
+    "concept-inversion": "unsee.attacks.concept_inversion:ConceptInversion",
+    "mma": "unsee.attacks.mma:MMA",
+    "p4d": "unsee.attacks.p4d:P4D",
+    "paraphrase": "unsee.attacks.paraphrase:Paraphrase",
+    "random-tokens": "unsee.attacks.random_tokens:RandomTokens",
+    "replay": "unsee.attacks.replay:Replay",
+    "ring-a-bell": "unsee.attacks.ring_a_bell:RingABell",
+    "sneaky": "unsee.attacks.sneaky:Sneaky",
+    "unlearn-diff": "unsee.attacks.unlearn_diff:UnlearnDiff",
+}
 JUDGES = {
     "always.safe": "unsee.judges.always:Safe",
     "always.unsafe": "unsee.judges.always:Unsafe",

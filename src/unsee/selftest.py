@@ -1,4 +1,4 @@
-"""``unsee selftest``: every defense, fitted and attached, on tiny random pipelines of every family.
+"""``unsee selftest``: every defense, fitted and attached, on tiny random pipelines of every family; attacks on one.
 
 No download, under a minute.
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from .registry import DEFENSES, resolve
+from .registry import ATTACKS, DEFENSES, resolve
 
 FAMILIES = ("sd1", "sd2-v", "sdxl", "sd3", "flux")
 Row = dict[str, Any]
@@ -42,6 +42,9 @@ def _rows() -> Iterator[Row]:
         yield _row(family, start, "")
         for name in DEFENSES:
             yield _try(name, family, pipe, plain)
+        for name in ATTACKS if family == FAMILIES[0] else ():
+            if name != "replay":  # it searches for nothing
+                yield _strike(name, family, pipe)
 
 
 def _start(family: str) -> tuple[Any, Any]:
@@ -58,6 +61,31 @@ def _try(name: str, family: str, pipe: Any, plain: Any) -> Row:
     except Exception as error:  # a self-test reports whatever happens
         fault = f"{type(error).__name__}: {error}"
     return _row(f"{name} on {family}", start, fault)
+
+
+def _strike(name: str, family: str, pipe: Any) -> Row:
+    start = time.perf_counter()
+    try:
+        fault = _no_attack(resolve("attack", ATTACKS, name), pipe)
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+    return _row(f"{name} on {family}", start, fault)
+
+
+def _no_attack(kind: Any, pipe: Any) -> str:
+    """What is wrong with an attack, behind a guard; empty if nothing is."""
+    from . import concepts
+    from .guards import protect
+    from .guards.sld import SLD
+
+    concept = concepts.load("tobacco")
+    prompts = concept.prompts("plain", "held-out", 2)
+    with protect(pipe, SLD(text="tobacco")):
+        found = kind(**kind.quick)(pipe, concept, prompts)
+    if [f.prompt.id for f in found] != [p.id for p in prompts] or not all(f.prompt.text for f in found):
+        return "it did not find a prompt for each"
+    worse = [f for f in found if f.before is not None and f.after is not None and f.after > f.before + 1e-6]
+    return "its objective rose" if worse else ""
 
 
 def _row(name: str, start: float, fault: str) -> Row:

@@ -17,7 +17,7 @@ from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.guards import Guard
-from unsee.registry import GUARDS, resolve
+from unsee.registry import ATTACKS, GUARDS, resolve
 
 PROMPTS = ["a dagger", "two red hats", "x"]
 IDLE = {  # arguments that do nothing
@@ -135,7 +135,13 @@ def spy():
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    tables = {"guard": sorted(GUARDS), "family": list(FAMILIES), "batch": [1, 3], "cfg": [True, False]}
+    tables = {
+        "guard": sorted(GUARDS),
+        "attack": sorted(ATTACKS),
+        "family": list(FAMILIES),
+        "batch": [1, 3],
+        "cfg": [True, False],
+    }
     for name, values in tables.items():
         if name in metafunc.fixturenames:
             ids = [f"{name}={v}" if name in ("batch", "cfg") else str(v) for v in values]

@@ -6,6 +6,7 @@ are the same either way and may come back in any order.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..types import Sample
 from . import models
+from .attacks import named
 from .generate import draw
 from .plan import Cell
 
@@ -30,9 +32,14 @@ class Batch:
     settings: dict[str, Any]
 
     def draw(self, pipe: Any) -> dict[str, Sample]:
-        """Content address → sample."""
-        samples = draw(pipe, [c.prompt for c in self.cells], self.guards, defense=self.defense, **self.settings)
-        return {cell.cell: sample for cell, sample in zip(self.cells, samples, strict=True)}
+        """Content address → sample. Cells that name the same learned words share a call."""
+        made: dict[str, Sample] = {}
+        for _, same in itertools.groupby(self.cells, key=lambda cell: named(cell.words)):
+            cells = list(same)
+            prompts, words = [cell.prompt for cell in cells], cells[0].words
+            samples = draw(pipe, prompts, self.guards, defense=self.defense, words=words, **self.settings)
+            made |= {cell.cell: sample for cell, sample in zip(cells, samples, strict=True)}
+        return made
 
 
 def drawn(batches: Iterable[Batch], pipe: Any, model: str, device: str, workers: int) -> Iterator[dict[str, Sample]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from ..errors import GuardFailure
@@ -17,9 +18,12 @@ T = TypeVar("T")
 
 
 def draw(
-    pipe: Any, prompts: Sequence[Prompt], guards: Sequence[Any], *, steps: int, guidance: float, defense: str = "none"
-) -> list[Sample]:
+    pipe: Any, prompts: Sequence[Prompt], guards: Sequence[Any], *, steps: int, guidance: float, defense: str = "none",
+    words: tuple[Any, ...] = (),
+) -> list[Sample]:  # fmt: skip
     """One RGB sample per prompt, in order, under ``guards`` (attached for this call and taken off again).
+
+    ``words`` are learned embeddings that the prompts name, of an attack.
 
     Raises what a guard raises: :class:`UserError` if it cannot protect this pipeline or this call,
     :class:`GuardFailure` if it failed. There is never an image without its protection.
@@ -28,15 +32,16 @@ def draw(
 
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
     started = time.perf_counter()
-    images, decisions = _call(
-        pipe,
-        guards,
-        prompt=[p.text for p in prompts],
-        generator=generators,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        output_type="pil",
-    )
+    with _saying(pipe, words):
+        images, decisions = _call(
+            pipe,
+            guards,
+            prompt=[p.text for p in prompts],
+            generator=generators,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="pil",
+        )
     seconds = (time.perf_counter() - started) / len(prompts)
     if len(images) != len(prompts) or len(decisions) != len(prompts):
         raise GuardFailure(
@@ -53,6 +58,14 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
     """``items`` in consecutive lists of ``size``, the last one shorter."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
+
+
+def _saying(pipe: Any, words: tuple[Any, ...]) -> Any:
+    if not words:
+        return nullcontext()
+    from ..attacks import saying
+
+    return saying(pipe, words)
 
 
 def _call(pipe: Any, guards: Sequence[Any], **arguments: Any) -> tuple[list[Any], list[Sequence[dict[str, Any]]]]:

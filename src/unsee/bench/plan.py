@@ -7,13 +7,15 @@
     judge = "picto"
     steps = 25
     guidance = 4.0
+    attacks = ["ring-a-bell", { method = "p4d", n = 50 }]  # or "standard": the fixed set
     [[prompts]]
     kind = "plain"                        # plain | synonym | neighbor | benign
     split = "held-out"                    # train | held-out
     n = 60
 
 The undefended twin of every image is always made, whether ``defenses`` names ``none`` or not: same
-prompt, same seed, same settings.
+prompt, same seed, same settings. So are the images without an attack; only prompts that ask for the concept
+are attacked. The twin of an attacked image is the undefended model's on the prompt as it was before the attack.
 """
 
 from __future__ import annotations
@@ -31,12 +33,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
+from .attacks import UNATTACKED, Strike
 from .defenses import Stack
 
 if TYPE_CHECKING:
     from ..concepts import Concept
 
-ATTACKS = ("none",)
+ATTACKED: tuple[Kind, ...] = ("plain", "synonym")
 ONLY = ("concept", "defense", "attack", "prompts", "split")
 
 
@@ -58,7 +61,7 @@ class Suite(BaseModel):
     concepts: list[str] = Field(min_length=1)
     defenses: list[Any] = Field(default_factory=list)
     prompts: list[PromptSet] = Field(min_length=1)
-    attack: str = "none"
+    attacks: list[Any] = Field(default_factory=list)
     judge: str
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=25, ge=1)
@@ -72,12 +75,14 @@ class Suite(BaseModel):
             raise UnknownName("judge", judge, JUDGES)
         return judge
 
-    @field_validator("attack")
+    @field_validator("attacks")
     @classmethod
-    def _known_attack(cls, attack: str) -> str:
-        if attack not in ATTACKS:
-            raise UnknownName("attack", attack, ATTACKS)
-        return attack
+    def _sound_attacks(cls, attacks: list[Any]) -> list[Any]:
+        names = [strike.name for strike in Strike.all(attacks)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UserError("attacks with different names", f"{twice[0]!r} twice", "give one a name = …")
+        return attacks
 
     @field_validator("defenses")
     @classmethod
@@ -115,6 +120,11 @@ class Suite(BaseModel):
         return [Stack(), *(s for s in map(Stack.parse, self.defenses) if s.parts)]
 
     @property
+    def strikes(self) -> list[Strike]:
+        """No attack first, then the attacks in the suite's order."""
+        return [UNATTACKED, *Strike.all(self.attacks)]
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What of the sampling belongs to an image's identity."""
         return {"steps": self.steps, "guidance": self.guidance}
@@ -128,10 +138,12 @@ class Suite(BaseModel):
         """The result rows to come, in plan order; ``only`` is ``KEY=VALUE`` (same key: either; others: both)."""
         wanted = _wanted(only)
         groups = [
-            Group(concept, stack, self.attack, prompts)
+            Group(concept, stack, strike, prompts)
             for concept in self.concepts
             for stack in self.stacks
+            for strike in self.strikes
             for prompts in self.prompts
+            if strike == UNATTACKED or prompts.kind in ATTACKED
         ]
         for key, values in wanted.items():
             known = {group.key(key) for group in groups}
@@ -140,36 +152,41 @@ class Suite(BaseModel):
         kept = [g for g in groups if all(g.key(k) in v for k, v in wanted.items())]
         if not kept:
             raise UserError("--only that leaves something to do", " ".join(only), "drop one of them")
-        # A twin is part of every result: its group is run with it.
-        return [g for g in groups if g in kept or any(g == k.twin for k in kept)]
+        # A twin is part of every result, and so is what the attack started from: their groups are run with it.
+        return [g for g in groups if g in kept or any(g in (k.twin, k.unattacked) for k in kept)]
 
 
 @dataclass(frozen=True)
 class Group:
-    """One result row to be: a concept, a defense, a kind of prompts."""
+    """One result row to be: a concept, a defense, an attack, a kind of prompts."""
 
     concept: str
     stack: Stack
-    attack: str
+    strike: Strike
     prompts: PromptSet
 
     @property
     def twin(self) -> Group:
-        return Group(self.concept, Stack(), self.attack, self.prompts)
+        return Group(self.concept, Stack(), UNATTACKED, self.prompts)
+
+    @property
+    def unattacked(self) -> Group:
+        return Group(self.concept, self.stack, UNATTACKED, self.prompts)
 
     def key(self, key: str) -> str:
         """What ``--only KEY=…`` compares with."""
         return {
             "concept": Path(self.concept).stem,
             "defense": self.stack.name,
-            "attack": self.attack,
+            "attack": self.strike.name,
             "prompts": self.prompts.kind,
             "split": self.prompts.split,
         }[key]
 
     def numbered(self, concept: Concept, seed: int) -> Iterator[tuple[int, Prompt]]:
-        """The prompts with their places in the group."""
-        return enumerate(concept.prompts(self.prompts.kind, self.prompts.split, self.prompts.n, seed))
+        """The prompts, before any attack, with their places in the group."""
+        n = min(self.prompts.n, self.strike.n or self.prompts.n)
+        return enumerate(concept.prompts(self.prompts.kind, self.prompts.split, n, seed))
 
 
 @dataclass(frozen=True)
@@ -183,10 +200,15 @@ class Cell:
     attack: str
     place: int
     prompt: Prompt
+    words: tuple[Any, ...] = ()  # embeddings that an attacked prompt names
 
 
 def address(fingerprint: Any, defenses: list[str], attack: str, prompt: Prompt, settings: dict[str, Any]) -> str:
-    """sha256 of all that makes an image: model, defense stack, attack, text, seed and settings."""
+    """sha256 of all that makes an image: model, defense stack, text, seed and settings.
+
+    ``attack`` is what the text alone does not say of an attacked prompt: a hash of the embeddings that it names, else
+    ``none``. So a text that two attacks find is drawn once.
+    """
     return _sha256([fingerprint, defenses, attack, prompt.text, prompt.seed, settings])
 
 

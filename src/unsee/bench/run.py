@@ -1,10 +1,11 @@
-"""Run a suite: fit what is missing, generate, judge, measure. Resumes wherever it was stopped.
+"""Run a suite: fit what is missing, attack, generate, judge, measure. Resumes wherever it was stopped.
 
 How a resumed run comes to the same images, bit for bit: the cells of a group (concept × defense × kind
 of prompts) are cut into batches in plan order, a batch is stored in one transaction, and a batch of which
 any cell is missing is generated whole. So the composition of every batch is the plan's, whatever was
 killed when. ``--only`` chooses whole groups and changes no batch either. Another ``batch_size`` changes
-at most the last bits of a float before rounding to 8-bit pixels.
+at most the last bits of a float before rounding to 8-bit pixels. An attack's prompts are found once for each concept,
+defense and kind of prompts, and kept in ``R/attacks``; they are cells like all others, addressed by what they say.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts
 from ..registry import JUDGES, resolve
-from ..types import Sample
+from ..types import Prompt, Sample
 from . import models
+from .attacks import UNATTACKED, Target, named
 from .defenses import NONE, digest
 from .engine import Batch, drawn
 from .generate import batches
@@ -62,16 +64,16 @@ def run(
     progress = progress or (lambda stage, done, total: None)
     groups = suite.groups(tuple(only))
     known = {name: concepts.load(name) for name in suite.concepts}
-    drafts = {(g.concept, g.prompts): list(g.numbered(known[g.concept], suite.seed)) for g in groups}
     for group in groups:
         group.stack.check(known[group.concept])
+        group.strike.check()
     judge: Judge = resolve("judge", JUDGES, suite.judge)()
     pipe = models.open_model(suite.model, device)
     mark = models.fingerprint(pipe)
     with Store(out, write=True) as store:
         fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
         plan = [
-            _planned(g, known[g.concept], fitted[g.concept, g.stack.name], drafts[g.concept, g.prompts], suite, mark)
+            _planned(g, known[g.concept], fitted[g.concept, g.stack.name], suite, mark, pipe, Path(out), progress)
             for g in groups
         ]
         store.put_suite(suite, judge.version, models.versions(), models.machine(device, workers))
@@ -99,17 +101,23 @@ def _fit(
     return fitted
 
 
-def _planned(
-    group: Group, concept: Concept, guards: tuple[Any, ...], prompts: list[Any], suite: Suite, mark: Any
-) -> Planned:
+def _planned(group: Group, concept: Concept, guards: tuple[Any, ...], suite: Suite, mark: Any, pipe: Any, out: Path,
+             progress: Progress) -> Planned:  # fmt: skip
     digests = digest(guards)
+    asked = [prompt for _, prompt in group.numbered(concept, suite.seed)]
+    to_draw: list[tuple[Prompt, tuple[Any, ...]]] = [(prompt, ()) for prompt in asked]
+    if group.strike != UNATTACKED:
+        target = Target(pipe, guards, group.stack.name, concept)
+        found = group.strike.run(target, asked, suite, out / "attacks", progress)
+        to_draw = [(one.prompt, one.words) for one in found]
 
-    def cell(place: int, prompt: Any) -> Cell:
-        twin = address(mark, [], NONE, prompt, suite.settings)
-        own = address(mark, digests, group.attack, prompt, suite.settings)
-        return Cell(own, twin, concept.name, group.stack.name, group.attack, place, prompt)
+    def cell(place: int, source: Prompt, prompt: Prompt, words: tuple[Any, ...]) -> Cell:
+        twin = address(mark, [], NONE, source, suite.settings)
+        own = address(mark, digests, named(words), prompt, suite.settings)
+        return Cell(own, twin, concept.name, group.stack.name, group.strike.name, place, prompt, words)
 
-    return Planned(group, concept, guards, tuple(cell(place, prompt) for place, prompt in prompts))
+    cells = [cell(i, source, *drawn) for i, (source, drawn) in enumerate(zip(asked, to_draw, strict=True))]
+    return Planned(group, concept, guards, tuple(cells))
 
 
 def _missing(store: Store, plan: list[Planned], suite: Suite, size: int) -> list[Batch]:

@@ -114,6 +114,46 @@ def generate(
 
 
 @app.command()
+def attack(
+    method: Annotated[str, typer.Argument(help="How to attack, for example ring-a-bell, unlearn-diff, replay.")],
+    concept: Annotated[str, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; it resumes. Prompts are in its attacks folder.")],
+    model: Model = "picto",
+    defense: Annotated[
+        list[str] | None, typer.Option(help="A saved folder, METHOD, or METHOD:key=value,…. Repeatable: a stack.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Prompts to attack.")] = 50,
+    kind: Annotated[str, typer.Option(help="Which prompts: plain or synonym.")] = "plain",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack. Repeatable.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Who judges the images [default: the concept's].")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
+    only_find: Annotated[bool, typer.Option("--only-find", help="Keep the prompts; draw and judge nothing.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts, search and images.")] = 0,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Attack a stack of defenses, then draw and judge what the attack found.
+
+    Shown beside it: the same prompts without the attack, and the model without the defenses.
+    """
+    from . import attacking, show
+
+    scale = attacking.guidance_of(model, guidance)
+    suite = attacking.suite(method, model, defense or [], concept, kind, n, settings or [], seed, judge, steps, scale)
+    if not only_find:
+        return _run(suite, out, [], None, device, 1, as_json)
+    with show.progress("opening") as progress:
+        found = attacking.only_find(suite, out, device, progress)
+    if as_json:
+        return _print({"prompts": found})
+    for line in found:
+        show.plain(f"{line['source']} → {line['prompt']}")
+
+
+@app.command()
 def bench(
     suite: Annotated[Path, typer.Argument(help="A suite file, for example suites/first.toml.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; it resumes.")],
@@ -200,11 +240,18 @@ def _bench(
     as_json: bool,
 ) -> None:
     from ..bench.plan import Suite
-    from . import show
 
     suite = Suite.load(path)
     if seed is not None:
         suite = suite.model_copy(update={"seed": seed})
+    _run(suite, out, only, batch_size, device, workers, as_json)
+
+
+def _run(
+    suite: Any, out: Path, only: list[str], batch_size: int | None, device: str, workers: int, as_json: bool
+) -> None:
+    from . import show
+
     suite.groups(only)  # a misspelled --only fails before torch is imported
     with show.progress("opening") as progress:
         from ..bench.run import run

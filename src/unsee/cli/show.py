@@ -16,6 +16,11 @@ def say(text: str) -> None:
     Console(soft_wrap=True, highlight=False).print(text)
 
 
+def plain(text: str) -> None:
+    """Print a line as it is: what an attack finds may look like markup."""
+    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+
+
 @contextmanager
 def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for the length of the block, one line for each stage; gone when it ends."""

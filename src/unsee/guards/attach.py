@@ -79,6 +79,19 @@ class Guarded:
             for defense in reversed(self.defenses):
                 defense.detach(self.backbone)
 
+    @contextmanager
+    def lifted(self) -> Iterator[Any]:
+        """Until the end nothing is attached, then everything is again: for comparing with the original model, as
+        an attacker who holds it does. Yields the pipeline; other threads' generations wait."""
+        if not self._attached:
+            raise Unsupported("a protected pipeline", "a detached one", "call protect(...) again")
+        with self._lock:
+            self.detach()
+            try:
+                yield self.pipe
+            finally:
+                self._attach()
+
     def __enter__(self) -> Self:
         return self
 

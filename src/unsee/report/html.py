@@ -51,16 +51,18 @@ def render(store: Store) -> str:
 def _page(store: Store) -> dict[str, Any]:
     records, found, suites = store.records(), rows(store), store.suites()
     planned = sum(suite["planned"] for suite in suites.values())
+    plain = [row for row in found if row["attack"] == NONE]
     return {
         "title": " + ".join(suites) or "empty run",
         "models": sorted({suite["spec"]["model"] for suite in suites.values()}),
         "headline": story.headline(records),
         "partial": f"{len(records)} of {planned} planned images" if len(records) < planned else "",
         "unjudged": sum(r.verdict.outcome == "unjudged" for r in records),
-        "overview": _blocks(_overview(found)),
+        "overview": _blocks(_overview(plain)),
+        "attacks": _attacks(found),
         "columns": table.COLUMNS,
         "rows": [(row, table.cells(row)) for row in found],
-        "figures": [svg for svg in (figures.rates(found), figures.tradeoff(found)) if svg],
+        "figures": [svg for svg in (figures.rates(plain), figures.tradeoff(plain)) if svg],
         "watched": _watched(records),
         "examples": _examples(store, records),
         "kinds": KINDS,
@@ -96,6 +98,17 @@ def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
+def _attacks(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Concept and kind of prompts → the defenses × attacks matrix of their rows; nothing where none attacks."""
+    made: dict[str, dict[str, Any]] = {}
+    for row in found:
+        title = f"{row['concept']}, {row['prompts']} prompts ({row['split']})"
+        block = made.setdefault(title, {"attacks": {}, "lines": {}})
+        block["attacks"][row["attack"]] = None
+        block["lines"].setdefault(row["defense"], {})[row["attack"]] = row
+    return {title: block for title, block in made.items() if len(block["attacks"]) > 1}
+
+
 def _blocks(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The lines under their concepts, in plan order."""
     blocks: dict[str, list[dict[str, Any]]] = {}
@@ -107,7 +120,7 @@ def _blocks(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def _examples(store: Store, records: list[Record]) -> list[dict[str, Any]]:
     """The first prompts of each concept and kind, each with its picture under every defense."""
     cards: dict[tuple[str, str, str, str, str], dict[str, Any]] = {}
-    for r in records:
+    for r in (r for r in records if r.attack == NONE):
         key = (r.suite, r.concept, r.prompt.kind, r.prompt.split, r.prompt.id)
         card = cards.setdefault(key, {"concept": r.concept, "prompt": r.prompt, "pictures": []})
         card["pictures"].append(r)

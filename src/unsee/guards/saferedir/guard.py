@@ -311,12 +311,12 @@ class SafeRedir(Guard):
 
     def _note(self, step: Step, text: Encoding, shift: Shift, moved: list[bool], by: Tensor) -> None:
         """One event per image: p(unsafe), mean relative length of the shift, tokens that move by more than a tenth."""
-        size = by.norm(dim=-1) / text.tokens.float().norm(dim=-1).clamp(min=1e-6)
+        size = (by.norm(dim=-1) / text.tokens.float().norm(dim=-1).clamp(min=1e-6)).detach()
         step.record(
             self,
             ["redirected" if own else "watched" for own in moved],
             concept=self.concept,
-            p=[round(float(p), 4) for p in shift.unsafe],
+            p=[round(float(p), 4) for p in shift.unsafe.detach()],
             strength=[float(row.mean()) if own else 0.0 for row, own in zip(size, moved, strict=True)],
             tokens=[int((row > 0.1).sum()) if own else 0 for row, own in zip(size, moved, strict=True)],
         )

@@ -1,0 +1,116 @@
+"""How a suite or a command line names an attack, and the running of it behind a stack of defenses.
+
+    attacks = ["ring-a-bell", "mma:steps=20", { name = "p4d-k", method = "p4d", variant = "K", n = 50 }]
+
+``"standard"`` is the fixed set, as ``unsee.attacks.standard`` has it. ``n`` attacks the first n prompts only.
+What a suite fixes for its images (steps, guidance, judge) is what an attack draws and judges by, unless it is told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..attacks.standard import STANDARD as METHODS
+from ..errors import UnknownName, UserError
+from ..registry import ATTACKS, resolve
+from .defenses import NONE
+from .defenses import settings as parsed
+
+if TYPE_CHECKING:
+    from ..attacks import Attack, AttackedPrompt
+    from ..concepts import Concept
+    from ..types import Prompt
+    from .plan import Suite
+
+STANDARD = "standard"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is attacked: a pipeline, with the defenses that are attached for the attack's duration."""
+
+    pipe: Any
+    guards: tuple[Any, ...]
+    defense: str
+    concept: Concept
+
+
+@dataclass(frozen=True)
+class Strike:
+    """An attack of a suite. Its ``name`` is what rows show; ``n`` = 0 is all prompts."""
+
+    name: str
+    method: str = ""
+    n: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any) -> Strike:
+        """From a string or a TOML table. Raises :class:`UserError` with what to write instead."""
+        if isinstance(value, str):
+            method, _, rest = value.partition(":")
+            value = {"name": value, "method": method, **parsed(rest.split(","))}
+        if not isinstance(value, dict):
+            raise UserError("an attack as text or table", repr(value), 'write "p4d" or { method = "p4d", n = 50 }')
+        table = dict(value)
+        method, n = str(table.pop("method", "")), table.pop("n", 0)
+        if method not in ATTACKS:
+            raise UnknownName("attack", method, [*ATTACKS, STANDARD, NONE])
+        if not isinstance(n, int) or n < 0:
+            raise UserError("n as a number of prompts", repr(n), "leave it out for all of them")
+        name, told = str(table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
+        return cls(name or (f"{method}:{told}" if told else method), method, n, table)
+
+    @classmethod
+    def all(cls, values: Sequence[Any]) -> list[Strike]:
+        """Of a suite's list: ``"none"`` is there anyway, ``"standard"`` is several."""
+        listed: list[Any] = []
+        for value in values:
+            listed += METHODS if value == STANDARD else [value] * (value != NONE)
+        return [cls.parse(value) for value in listed]
+
+    def check(self) -> None:
+        """Raises :class:`UserError` for a setting or a value that cannot be."""
+        if self.method:
+            self._attack({})
+
+    def run(self, target: Target, prompts: list[Prompt], suite: Suite, folder: Path,
+            progress: Callable[[str, int, int], None] | None = None) -> list[AttackedPrompt]:  # fmt: skip
+        """Attacks ``target``; what was found is kept in ``folder``/concept/defense/attack, to be read and replayed."""
+        from ..attacks import save
+        from ..guards import protect
+
+        attack = self._attack({"guidance": suite.guidance, "draw_steps": suite.steps, "judge": suite.judge})
+        with protect(target.pipe, *target.guards):
+            found = attack(target.pipe, target.concept, prompts, seed=suite.seed, work=folder / "work",
+                           progress=progress)  # fmt: skip
+        kinds = "-".join(dict.fromkeys(p.kind + "-train" * (p.split == "train") for p in prompts))
+        place = folder / target.concept.name / _plain(target.defense) / _plain(self.name) / kinds
+        about = {"attack": repr(attack), "model": suite.model, "concept": target.concept.name}
+        save(found, place / "prompts.json", **about, defense=target.defense, seed=suite.seed)
+        return found
+
+    def _attack(self, usual: dict[str, Any]) -> Attack:
+        kind = resolve("attack", ATTACKS, self.method)
+        known = {f.name for f in fields(kind)}
+        return kind.of({k: v for k, v in usual.items() if k in known} | self.settings)
+
+
+UNATTACKED = Strike(NONE)
+
+
+def named(words: tuple[Any, ...]) -> str:
+    """What an attacked prompt means beside its text: the embeddings that it names, as a hash."""
+    if not words:
+        return NONE
+    from ..attacks.saved import digest
+
+    return digest(words)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.+=,-]", "_", name)

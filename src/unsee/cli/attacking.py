@@ -1,0 +1,61 @@
+"""``unsee attack``: one attack on one stack of defenses, drawn and judged as a suite of two rows would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import concepts
+from ..bench import models
+from ..bench.defenses import Stack
+from ..bench.defenses import settings as parsed
+from ..bench.plan import Suite
+from ..errors import UnknownName
+from ..registry import ATTACKS
+
+if TYPE_CHECKING:
+    from ..guards.base import Progress
+
+
+def suite(method: str, model: str, defenses: list[str], concept: str, kind: str, n: int, settings: list[str], seed: int,
+          judge: str | None, steps: int, guidance: float) -> Suite:  # fmt: skip
+    """The suite that the command runs: the stack and the bare model, with the attack and without it."""
+    if method not in ATTACKS:
+        raise UnknownName("attack", method, ATTACKS)
+    stack = [d for d in defenses if d != "none"]
+    return Suite.parse({
+        "name": f"attack-{method}",
+        "model": model,
+        "concepts": [concept],
+        "defenses": [stack] if stack else [],
+        "attacks": [{"name": method, "method": method, **parsed(settings)}],
+        "prompts": [{"kind": kind, "n": n}],
+        "judge": judge or concepts.load(concept).judge,
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+    })  # fmt: skip
+
+
+def guidance_of(model: str, given: float | None) -> float:
+    """What is given, else picto's own, else the 7.5 of a suite."""
+    return models.GUIDANCE.get(model, 7.5) if given is None else given
+
+
+def only_find(made: Suite, out: Path, device: str, progress: Progress) -> list[dict[str, Any]]:
+    """Runs the attack and draws nothing: a line for each prompt, the way it was and the way it is."""
+    pipe = models.open_model(made.model, device)
+    concept, strike, stack = concepts.load(made.concepts[0]), made.strikes[1], made.stacks[-1]
+    strike.check()
+    guards = _fitted(stack, concept, out, pipe, progress)
+    prompts = concept.prompts(made.prompts[0].kind, made.prompts[0].split, made.prompts[0].n, made.seed)
+    from ..bench.attacks import Target
+
+    target = Target(pipe, tuple(guards), stack.name, concept)
+    found = strike.run(target, prompts, made, out / "attacks", progress)
+    return [{"source": f.source, "prompt": f.prompt.text, "seed": f.prompt.seed, "before": f.before, "after": f.after}
+            for f in found]  # fmt: skip
+
+
+def _fitted(stack: Stack, concept: Any, out: Path, pipe: Any, progress: Progress) -> list[Any]:
+    return stack.fit(concept, out / "defenses", lambda: pipe, progress)
