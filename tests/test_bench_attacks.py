@@ -171,7 +171,14 @@ def test_attack_draws_judges_and_keeps_its_prompts(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["ring-a-bel"], ["ring-a-bell", "--set", "populaton=3"], ["replay", "--set", "folder=nowhere"]]
+    "arguments",
+    [
+        ["ring-a-bel"],
+        ["ring-a-bell", "--set", "populaton=3"],
+        ["replay", "--set", "folder=nowhere"],
+        ["replay"],
+        ["ring-a-bell", "--set", "population=many"],
+    ],
 )
 def test_misuse_is_one_line_and_exit_2(capsys, tmp_path, arguments):
     code = main(["attack", *arguments, *CALL, "--out", str(tmp_path / "R")])

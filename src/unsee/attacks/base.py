@@ -193,11 +193,15 @@ class Attack:
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:
-        """From a table of settings. Raises :class:`UnknownName` for one it does not have."""
+        """From a table of settings. Raises :class:`UserError` for one it does not have, lacks, or cannot use."""
         for key in settings:
             if key not in {f.name for f in fields(cls)}:
                 raise UnknownName(f"setting of {cls.name}", key, (f.name for f in fields(cls)))
-        return cls(**settings)
+        try:
+            return cls(**settings)
+        except TypeError as error:  # a setting that is missing, or a text where a number belongs
+            why = str(error).replace("__init__() ", "")
+            raise UserError(f"sound settings of {cls.name}", f"{settings} ({why})", "mend or add it") from None
 
     @classmethod
     def as_published(cls, **settings: Any) -> Self:

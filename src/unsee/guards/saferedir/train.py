@@ -79,7 +79,7 @@ class Training:
     mixing: float = 0.3  # share of embeddings mixed with another
     seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
     seen_from: float = 0.7  # of the stored steps: earlier the picture is too vague, and harmless ones are triggered
-    false_positives: float = 0.02  # share of harmless texts that may be triggered in validation
+    false_positives: float = 0.01  # share of harmless texts that may be triggered in validation
     refit: bool = True  # once validated, train anew as many steps with the words that validation kept
     mixed_precision: str = "no"
     track: str = ""  # tensorboard, or another tracker of accelerate
