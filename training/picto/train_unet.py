@@ -2,8 +2,8 @@
 
     python -m training.picto.train_unet --steps 8000
 
-Latents (of six placements of every icon) and text states (of many captions of every icon) are computed once. The weights
-that ship are those of step 7,500.
+Latents (of six placements of every icon) and text states (of many captions of every icon) are computed once. The
+weights that ship are those of step 7,500.
 """
 
 from __future__ import annotations
