@@ -132,7 +132,9 @@ class SafeRedir(Guard):
         seen = made._train(fit, training, data, "training")
         if training.refit:
             shorter = dataclasses.replace(training, max_train_steps=seen["best_step"], validate_every=seen["best_step"])
+            first = made._network().state_dict().get("bias")
             again = made._train(fit, shorter, data.whole(), "refit")
+            made._no_lower(first)
             seen |= {"refit": {name: again[name] for name in ("harmless", "false_positives", "threshold_logits")}}
         made.record = {  # type: ignore[misc]
             "concept": fit.concept.name,
@@ -155,6 +157,13 @@ class SafeRedir(Guard):
         if self.mode == "unsee":
             self._round()
         return {**seen, **calibrate(self._network(), data, training, fit)}
+
+    def _no_lower(self, bias: Tensor | None) -> None:
+        """Keeps each threshold at least where the first training had it: the refit has fewer harmless pictures left
+        to calibrate on, too few for the late steps, where pictures count."""
+        if bias is not None:
+            own = self._network().get_buffer("bias")
+            own.copy_(torch.minimum(own, bias))
 
     @classmethod
     def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:
