@@ -10,7 +10,7 @@ from bench_fakes import NEGATIVE, stored, suite
 
 from unsee import concepts
 from unsee.attacks import load
-from unsee.bench import run as runner
+from unsee.bench import engine
 from unsee.bench.attacks import Strike
 from unsee.bench.plan import UNATTACKED
 from unsee.bench.run import run
@@ -71,7 +71,7 @@ def test_gain_pairs_an_attack_with_the_same_defense_without_it(tmp_path, monkeyp
 
 
 def test_a_killed_run_ends_in_the_same_records(whole, tmp_path, monkeypatch):
-    draw = runner.draw
+    draw = engine.draw
 
     def dies(*arguments, **settings):
         if len(calls) == 4:
@@ -80,10 +80,10 @@ def test_a_killed_run_ends_in_the_same_records(whole, tmp_path, monkeypatch):
         return draw(*arguments, **settings)
 
     calls = []
-    monkeypatch.setattr(runner, "draw", dies)
+    monkeypatch.setattr(engine, "draw", dies)
     with pytest.raises(KeyboardInterrupt):
         run(attacked(), tmp_path)
-    monkeypatch.setattr(runner, "draw", draw)
+    monkeypatch.setattr(engine, "draw", draw)
     run(attacked(), tmp_path)
     assert stored(tmp_path) == stored(whole[0])
 
