@@ -27,7 +27,7 @@ def main(model: str = "picto", out: str = ".") -> None:
 
     print(prompt.text)
     draw("before.png")
-    with unsee.protect(pipe, unsee.SLD.for_concept(weapon, preset="strong")) as guarded:
+    with unsee.protect(pipe, unsee.SLD.for_concept(weapon, preset="strong", match=True, warmup=0)) as guarded:
         draw("after.png")
         print(f"{len(guarded.decisions[0])} steps recorded, the last: {guarded.decisions[0][-1]}")
 
