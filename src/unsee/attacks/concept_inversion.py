@@ -28,9 +28,9 @@ from ..errors import UnknownName, Unsupported
 from ..types import Prompt
 from ..unlearn import inversion
 from ..unlearn.inversion import Inversion, Rows
+from ..unlearn.studio import guidance_for
 from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
 from .paraphrase import words_for
-from .white_box import usual_guidance
 
 PLACES = ("instead", "before")
 
@@ -70,7 +70,7 @@ class ConceptInversion(Attack):
 
     def _prepare(self, job: Job) -> Rows:
         victim, concept = job.victim, job.concept
-        scale = self.guidance or usual_guidance(concept)
+        scale = guidance_for(concept, self.guidance)
         shown = concept.prompts("plain", "train", self.images, job.seed)
         x0 = inversion.latents_of(victim.pipe, victim.draw_undefended(shown, steps=self.draw_steps, guidance=scale))
         guided = scale if self.adaptive and victim.guarded else 0.0
@@ -110,4 +110,4 @@ def templates(concept: Concept) -> list[str]:
         things = [t.name for t in concept.depicts.train] if concept.depicts else []
         return [fill(t, thing, "{}") for t in concept.templates.train for thing in things[:5]]
     styles = concept.styles or ("",)
-    return list(dict.fromkeys(fill(t, "{}", s, bare=True) for t in concept.templates.train for s in styles))
+    return list(dict.fromkeys(fill(t, "{}", s, a="") for t in concept.templates.train for s in styles))

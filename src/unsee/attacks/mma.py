@@ -79,7 +79,7 @@ class MMA(Attack):
     def _slopes(self, job: Job, places: Places, chosen: Tensor, target: list[Tensor]) -> Tensor:
         """Of the distance in the one-hot weights of each place, ``(B, K, V)``."""
         job.victim.count(backwards=len(chosen))
-        hard = [rows[chosen.to(rows.device)].clone().requires_grad_() for rows in places.vocabulary.rows]
+        hard = places.vocabulary.leaves(chosen)
         read = summary(job.victim.backbone, places.read(job.victim, hard))
         return places.vocabulary.slopes(torch.autograd.grad(distances(read, target).sum(), hard))
 

@@ -75,7 +75,7 @@ class P4D(WhiteBox):
         first = torch.zeros(len(prompts), places.most, dtype=torch.long)
         for row, count, generator in zip(first, places.counts, scene.generators, strict=True):
             row[:count] = torch.randint(len(shared), (count,), generator=generator)
-        soft = [rows[first.to(rows.device)].clone().requires_grad_() for rows in words]
+        soft = shared.leaves(first)
         optimizer = torch.optim.AdamW(soft, lr=self.lr, weight_decay=self.weight_decay)
         for step in range(self.steps):
             chosen = nearest(soft, words)
@@ -106,7 +106,7 @@ class P4D(WhiteBox):
         return views[: self.exam], views[self.exam :]
 
     def _slopes(self, scene: Scene, places: Places, view: View, chosen: Tensor, first: bool) -> list[Tensor]:
-        hard = [rows[chosen.to(rows.device)].clone().requires_grad_() for rows in places.vocabulary.rows]
+        hard = places.vocabulary.leaves(chosen)
         said = places.say(chosen)
         text = places.read(scene.victim, hard)
         losses = scene.losses(view, text, said)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, Mismatch
+from ..files import load_tensors, save_tensors
 from ..types import Prompt
 from .base import AttackedPrompt, Spent, total
 
@@ -39,9 +40,9 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
         line = {"prompt": asdict(one.prompt), "source": one.source, "attack": one.attack, "before": one.before}
         lines.append(line | {"after": one.after, "spent": asdict(one.spent), "words": name})
     if kept:
-        _write(file.with_suffix(".safetensors"), lambda path: _tensors(kept, path))
+        save_tensors(file.with_suffix(".safetensors"), kept)
     text = json.dumps({"version": VERSION, **about, "spent": total(found), "prompts": lines}, indent=1)
-    _write(file, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    _write(file, text + "\n")
     return file
 
 
@@ -51,7 +52,8 @@ def load(file: str | Path) -> list[AttackedPrompt]:
     file = file / "prompts.json" if file.is_dir() else file
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        kept = _rows(file.with_suffix(".safetensors")) if any(line["words"] for line in data["prompts"]) else {}
+        named = any(line["words"] for line in data["prompts"])
+        kept = load_tensors(file.with_suffix(".safetensors"))[0] if named else {}
         return [_one(line, kept) for line in data["prompts"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{file} ({str(error).splitlines()[0]})"
@@ -95,19 +97,7 @@ def _one(line: dict[str, Any], kept: dict[str, Any]) -> AttackedPrompt:
     return AttackedPrompt(prompt, line["source"], line["attack"], line["before"], line["after"], spent, words)
 
 
-def _rows(file: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(file)
-
-
-def _tensors(tensors: dict[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: rows.detach().cpu().contiguous() for name, rows in tensors.items()}, path)
-
-
-def _write(file: Path, write: Any) -> None:
+def _write(file: Path, text: str) -> None:
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    write(partial)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)

@@ -21,6 +21,7 @@ from typing import Any
 
 from ..concepts.compose import image_seed
 from ..errors import BadFile, UnknownName
+from ..files import sha256 as sha256_of_file
 from ..types import Prompt, Role
 from .words import allowed
 
@@ -88,8 +89,7 @@ def categories(row: Row) -> set[str]:
 
 def sha256_of(path: str | Path) -> str:
     """The checksum of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of_file(Path(path))
 
 
 def _prompt(kind: PublicSet, name: str, place: int, text: str, row: Row, seed: int) -> Prompt:

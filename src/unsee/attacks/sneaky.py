@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..registry import JUDGES, resolve
 from ..types import Prompt, Verdict
+from ..unlearn.studio import guidance_for
 from .base import Attack, Found, Job, Sees, Spent, positive
 from .paraphrase import words_for
 from .victim import flat
-from .white_box import usual_guidance
 from .words import Vocabulary, allowed, fill
 
 LETTERS = 10
@@ -80,9 +80,7 @@ class Sneaky(Attack):
                 break
             texts = [tries[i].best if query == 0 else tries[i].propose(job, wanted[i]) for i in alive]
             drawn = [replace(prompts[i], text=text) for i, text in zip(alive, texts, strict=True)]
-            images = job.victim.draw(
-                drawn, steps=self.draw_steps, guidance=self.guidance or usual_guidance(job.concept)
-            )
+            images = job.victim.draw(drawn, steps=self.draw_steps, guidance=guidance_for(job.concept, self.guidance))
             for i, text, verdict in zip(alive, texts, judge(images, drawn, job.concept), strict=True):
                 tries[i].learn(text, verdict)
             job.tick((query + 1) / self.queries)

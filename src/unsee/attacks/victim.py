@@ -131,8 +131,7 @@ class Victim:
 
     def noised(self, x0: Tensor, noise: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """(latents at ``t``, the true prediction for them, in the model's own kind)."""
-        times = torch.full((len(x0),), t + 1 if self.backbone.prediction_type == "flow" else t)
-        return self.backbone.noised(x0, noise, times)
+        return self.backbone.noised(x0, noise, self._times(len(x0), t))
 
     @property
     def last(self) -> int:
@@ -179,8 +178,11 @@ class Victim:
 
     def _values(self, latents: Tensor, t: int, text: Encoding) -> dict[str, Any]:
         """The denoiser's arguments, as the pipeline gives them, with these in their places."""
-        times = torch.full((len(latents),), t + 1 if self.backbone.prediction_type == "flow" else t)
-        return self._predictor.arguments(latents, times, text)
+        return self._predictor.arguments(latents, self._times(len(latents), t), text)
+
+    def _times(self, n: int, t: int) -> Tensor:
+        """``t`` of 0 … last - 1 on the scheduler's scale, which for flow models ends at last."""
+        return torch.full((n,), t + 1 if self.backbone.prediction_type == "flow" else t)
 
     @functools.cached_property
     def _predictor(self) -> Predictor:

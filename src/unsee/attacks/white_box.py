@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..types import Prompt
+from ..unlearn.studio import guidance_for
 from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
 from .words import allowed
 
@@ -45,19 +46,12 @@ class WhiteBox(Attack):
         positive(self, "draw_steps", "exam")
 
     def scale(self, concept: Concept) -> float:
-        return self.guidance or usual_guidance(concept)
+        return guidance_for(concept, self.guidance)
 
     def cost(self, n: int, steps: int, checks: int) -> Spent:
         """The most that ``steps`` steps with gradients and ``checks`` exams cost on ``n`` prompts."""
         losses = steps + 1 + self.exam * checks  # one more to see whether the defense answers at random
         return Spent(n * (steps + 1 + checks) + 1, ROWS * n * losses, n * steps, n)
-
-
-def usual_guidance(concept: Concept) -> float:
-    """What the concept's models are drawn with."""
-    from .. import picto
-
-    return picto.GUIDANCE if concept.models == "picto" else 7.5
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,17 @@ class Vocabulary:
         texts = sorted(set(readable_ids(found[0][1])[1]))
         for place, (_, tokenizer) in enumerate(found):
             texts = _stable(tokenizer, texts, single=place == 0)
-        texts = [text for text in texts if not _banned(text, banned)]
+        said = {part for text in banned for part in re.findall(r"\w+", text.lower())}
+        texts = [text for text in texts if not _banned(text, said)]
         if not texts:
             raise Unsupported("words that each tokenizer reads as themselves", "none", "attack with paraphrase")
         ids = tuple(torch.tensor(tokenizer(texts, add_special_tokens=False).input_ids) for _, tokenizer in found)
         tables = [encoder.get_input_embeddings().weight.detach().float() for encoder, _ in found]  # type: ignore[operator]
         return cls(tuple(texts), ids, tuple(table[i.to(table.device)] for table, i in zip(tables, ids, strict=True)))
+
+    def leaves(self, choice: Tensor) -> list[Tensor]:
+        """The embeddings of words ``(B, K)``, ``(B, K, m_i, D_i)`` per encoder, as leaves that take gradients."""
+        return [rows[choice.to(rows.device)].clone().requires_grad_() for rows in self.rows]
 
     def embed(self, weights: Tensor) -> tuple[Tensor, ...]:
         """Mixtures of words ``(B, K, V)`` → embeddings ``(B, K, m_i, D_i)`` per encoder, differentiable."""
@@ -131,8 +136,7 @@ def _stable(tokenizer: Any, texts: list[str], single: bool) -> list[str]:
     ]
 
 
-def _banned(word: str, banned: Iterable[str]) -> bool:
-    """A word of a banned text, or a piece of one that says it (four letters and more, either way)."""
-    said = {part for text in banned for part in re.findall(r"\w+", text.lower())}
+def _banned(word: str, said: set[str]) -> bool:
+    """One of the banned words, or a piece of one that says it (four letters and more, either way)."""
     word = word.lower()
     return word in said or any((len(w) > 3 and w in word) or (len(word) > 3 and word in w) for w in said)

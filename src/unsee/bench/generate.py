@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from ..errors import GuardFailure
@@ -30,9 +29,11 @@ def draw(
     """
     import torch
 
+    from ..attacks import saying
+
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
     started = time.perf_counter()
-    with _saying(pipe, words):
+    with saying(pipe, words):
         images, decisions = _call(
             pipe,
             guards,
@@ -58,14 +59,6 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
     """``items`` in consecutive lists of ``size``, the last one shorter."""
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def _saying(pipe: Any, words: tuple[Any, ...]) -> Any:
-    if not words:
-        return nullcontext()
-    from ..attacks import saying
-
-    return saying(pipe, words)
 
 
 def _call(pipe: Any, guards: Sequence[Any], **arguments: Any) -> tuple[list[Any], list[Sequence[dict[str, Any]]]]:

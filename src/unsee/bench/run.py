@@ -82,7 +82,9 @@ def run(
             store.put_cells(suite.name, suite.model, order.index(planned.group), planned.cells)
         size = batch_size or suite.batch_size
         todo = _missing(store, plan, suite, size)
-        _generate(store, drawn(todo, pipe, suite.model, device, workers), plan, progress)
+        total = sum(len(planned.cells) for planned in plan)
+        left = sum(len(batch.cells) for batch in todo)
+        _generate(store, drawn(todo, pipe, suite.model, device, workers), total - left, total, progress)
         _judge(store, judge, plan, size, progress)
         _measure(store, models.extractors(suite.model), plan, size, progress)
         store.export(store.folder / "records.parquet")
@@ -131,14 +133,13 @@ def _missing(store: Store, plan: list[Planned], suite: Suite, size: int) -> list
     return todo
 
 
-def _generate(store: Store, ready: Iterable[dict[str, Sample]], plan: list[Planned], progress: Progress) -> None:
-    wanted, versions = [cell.cell for planned in plan for cell in planned.cells], models.versions()
-    have = store.have_images()
-    progress("images", sum(cell in have for cell in wanted), len(wanted))
+def _generate(store: Store, ready: Iterable[dict[str, Sample]], done: int, total: int, progress: Progress) -> None:
+    versions = models.versions()
+    progress("images", done, total)
     for samples in ready:
         store.put_samples(samples, versions)
-        have |= samples.keys()
-        progress("images", sum(cell in have for cell in wanted), len(wanted))
+        done += len(samples)
+        progress("images", done, total)
 
 
 def _judge(store: Store, judge: Judge, plan: list[Planned], size: int, progress: Progress) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts
 from ..bench import models
-from ..bench.defenses import Stack
+from ..bench.attacks import Target
 from ..bench.defenses import settings as parsed
 from ..bench.plan import Suite
 from ..errors import UnknownName
@@ -47,15 +47,9 @@ def only_find(made: Suite, out: Path, device: str, progress: Progress) -> list[d
     pipe = models.open_model(made.model, device)
     concept, strike, stack = concepts.load(made.concepts[0]), made.strikes[1], made.stacks[-1]
     strike.check()
-    guards = _fitted(stack, concept, out, pipe, progress)
+    guards = stack.fit(concept, out / "defenses", lambda: pipe, progress)
     prompts = concept.prompts(made.prompts[0].kind, made.prompts[0].split, made.prompts[0].n, made.seed)
-    from ..bench.attacks import Target
-
     target = Target(pipe, tuple(guards), stack.name, concept)
     found = strike.run(target, prompts, made, out / "attacks", progress)
     return [{"source": f.source, "prompt": f.prompt.text, "seed": f.prompt.seed, "before": f.before, "after": f.after}
             for f in found]  # fmt: skip
-
-
-def _fitted(stack: Stack, concept: Any, out: Path, pipe: Any, progress: Progress) -> list[Any]:
-    return stack.fit(concept, out / "defenses", lambda: pipe, progress)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..backbones.weights import unwrap
 from ..concepts.compose import image_seed
 from ..errors import GuardFailure, UserError
-from ..guards.storage import load_tensors, save_tensors
+from ..files import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ..backbones import Backbone

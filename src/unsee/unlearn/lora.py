@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..guards.storage import save_tensors
+from ..files import save_tensors
 from .base import A, B
 
 

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 CHUNK = 256
 
 
-def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit) -> dict[str, Any]:
+def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit, most: Tensor | None = None) -> dict[str, Any]:
     """Sets the network's ``bias`` so that p = 0.5 is the threshold; returns what it does on the validation part.
 
     A harmless text counts with its margins (logit of unsafe minus safe) at the steps of a harmless trajectory, its
     own where it has one. An unsafe one counts with noise, as at the first step. The reference network
-    keeps its 0.5 (the release has no threshold); its numbers are reported alike.
+    keeps its 0.5 (the release has no threshold); its numbers are reported alike. ``most`` is a bias that no knot may
+    exceed: a refit has fewer harmless pictures left to calibrate on, too few for the late steps, where they count.
     """
     fit.progress("calibration", 0, 1)
     harmless, unsafe = data.rows("check", *HARMLESS), data.rows("check", "unsafe")
@@ -39,6 +40,8 @@ def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit) -> dict[
     if isinstance(net, Redirector):
         limits = _limits(steps, training.false_positives)
         net.bias.sub_(_at_knots(limits, times, len(net.bias)))
+        if most is not None:
+            net.bias.copy_(torch.minimum(net.bias, most))
         net.bias.copy_(net.bias.half().float())  # as it is saved
         limits = -net.threshold(times)
     over = (steps >= limits[:, None]).any(0)

@@ -29,9 +29,9 @@ from torch import Tensor
 from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
+from ...files import load_tensors, save_tensors, sha256
 from ..attach import protect
 from ..base import Fit, Guard
-from ..storage import load_tensors, save_tensors, sha256
 from .net import image_like
 from .texts import Text, compose
 

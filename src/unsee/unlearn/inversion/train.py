@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ...backbones import Backbone, Encoding, adapter
 from ...errors import Unsupported, UserError
+from ...files import load_tensors, save_tensors
 from ...guards import Defense, Guarded, protect
 from ...guards.generation import first
-from ...guards.storage import load_tensors, save_tensors
 from ..studio import Predictor, Studio
 from .splice import Rows, Text, encode, word_rows
 
