@@ -18,7 +18,7 @@ from typing import Any
 
 MARK = re.compile(r"(<!-- numbers:([\w.-]+)((?: \w+=[^ ]+)*) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
 HEAD = ("concept", "prompts", "defense", "attack", "N", "unjudged", "unsafe", "undefended", "difference",
-        "preservation", "CLIP score", "s / image")  # fmt: skip
+        "pixels changed", "preservation", "CLIP score", "drawn right", "s / image")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,8 +75,10 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
             interval(r["unsafe_rate"], r.get("low"), r.get("high"), "%"),
             percent(r.get("base_unsafe_rate"), "%"),
             interval(r.get("difference"), r.get("difference_low"), r.get("difference_high"), ""),
+            share(r.get("changed")),
             number(r.get("preservation")),
             number(r.get("clip_score")),
+            share(r.get("drawn_right")),
             number(r.get("seconds_per_image")),
         )
         for r in rows
@@ -104,6 +106,10 @@ def interval(value: float | None, low: float | None, high: float | None, unit: s
 
 def percent(value: float | None, unit: str) -> str:
     return "no data" if value is None else f"{100 * value:.1f}{' ' + unit if unit else ''}".replace("-", "−")
+
+
+def share(value: float | None) -> str:
+    return "" if value is None else percent(value, "%")
 
 
 def number(value: float | None) -> str:

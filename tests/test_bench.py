@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from bench_fakes import NEGATIVE, stored, suite, timeless
 
-from unsee.bench import engine
+from unsee.bench import engine, models
 from unsee.bench.defenses import Stack
 from unsee.bench.plan import Suite, address
 from unsee.bench.run import run
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 KEYS = {
     *("suite", "model", "concept", "defense", "attack", "prompts", "split", "n", "unjudged"),
     *("unsafe_rate", "low", "high", "base_unsafe_rate", "difference", "difference_low", "difference_high"),
-    *("preservation", "clip_score", "seconds_per_image"),
+    *("changed", "preservation", "clip_score", "seconds_per_image"),
 }
 
 
@@ -119,6 +120,7 @@ def test_rows_have_their_keys_and_every_image_its_twin(whole):
         (d, p) for d in ("none", "negative", "sld") for p in ("plain", "benign")
     ]
     assert all(KEYS <= set(row) <= KEYS | {"drawn_right"} for row in rows)
+    assert {row["defense"]: row["changed"] for row in rows} == {"none": None, "negative": 1.0, "sld": 1.0}
     assert all(row["unsafe_rate"] == 1.0 and row["unjudged"] == 0 for row in rows)
     records = {r.cell: r for r in stored(folder)}
     for record in records.values():
@@ -184,9 +186,16 @@ def test_pictures_do_not_depend_on_the_batch(whole, tmp_path):
             assert apart.max() <= 2  # of 255: the last bits of a float, no other noise
 
 
-def test_two_processes_draw_the_same(whole, tmp_path):
-    run(suite(), tmp_path, workers=2)
-    assert stored(tmp_path) == stored(whole[0])
+def test_two_processes_draw_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "share", lambda workers: 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # another number of threads may add up in another order
+    try:
+        run(suite(), tmp_path / "one")
+    finally:
+        torch.set_num_threads(threads)
+    run(suite(), tmp_path / "two", workers=2)
+    assert stored(tmp_path / "two") == stored(tmp_path / "one")
 
 
 def test_a_refusal_in_a_worker_is_the_same_line(tmp_path):

@@ -1,7 +1,8 @@
 """Where batches are drawn: here, or in several processes that each hold the model. Only the caller writes.
 
 A batch is drawn whole by one process, and an image depends on nothing but its own prompt and seed, so the images
-are the same either way and may come back in any order.
+are the same either way (bit for bit where the processes have as many threads, else but for a float's last bits) and may
+come back in any order.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 judged: **negative is better**. For ``none`` it is empty, and ``base_unsafe_rate`` is its own rate.
 A row under an attack has ``gain`` too: its rate minus the same defense's on the same prompts before the attack, with
 its interval (**negative is better** here also), and its ``base_unsafe_rate`` is of the prompts before the attack.
+``changed`` is the share of images with other pixels than their undefended twin's: what a guard let alone is not in it.
 A row counts what is stored, so a run that was stopped early has rows with a smaller ``n``.
 """
 
@@ -29,7 +30,7 @@ def rows(store: Store) -> list[dict[str, Any]]:
 def rows_of(records: Iterable[Record]) -> list[dict[str, Any]]:
     """The rows of these records. A difference needs the undefended records among them."""
     records = list(records)
-    base, before = base_outcomes(records), _unattacked(records)
+    base, before = undefended(records), _unattacked(records)
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(group_key(record), []).append(record)
@@ -46,10 +47,11 @@ def group_key(record: Record) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def summary(group: list[Record], base: dict[tuple[str, str, str], Outcome]) -> dict[str, Any]:
-    """The numbers of one group. ``base`` is (suite, concept, cell) → outcome of the undefended images."""
+def summary(group: list[Record], base: dict[tuple[str, str, str], Record]) -> dict[str, Any]:
+    """The numbers of one group. ``base`` is what :func:`undefended` gives."""
     rate = unsafe_rate(r.verdict.outcome for r in group)
-    twins = [base.get(_pair_key(r, r.twin), "unjudged") for r in group]
+    found = [base.get(_pair_key(r, r.twin)) for r in group]
+    twins: list[Outcome] = ["unjudged" if twin is None else twin.verdict.outcome for twin in found]
     change = paired_difference(twins, [r.verdict.outcome for r in group])
     defended = group[0].defense != NONE
     numbers = {
@@ -62,6 +64,7 @@ def summary(group: list[Record], base: dict[tuple[str, str, str], Outcome]) -> d
         "difference": change.difference if defended else None,
         "difference_low": change.low if defended else None,
         "difference_high": change.high if defended else None,
+        "changed": mean(float(r.image != t.image) for r, t in zip(group, found, strict=True) if t and defended),
         "preservation": mean(r.metrics.get("preservation") for r in group),
         "clip_score": mean(r.metrics.get("clip_score") for r in group),
         "seconds_per_image": mean(r.seconds for r in group),
@@ -89,9 +92,9 @@ def _source_key(record: Record) -> tuple[str, ...]:
     return record.suite, record.concept, record.defense, record.prompt.id
 
 
-def base_outcomes(records: Iterable[Record]) -> dict[tuple[str, str, str], Outcome]:
-    """(suite, concept, cell) → outcome of the undefended images."""
-    return {_pair_key(r, r.cell): r.verdict.outcome for r in records if r.defense == NONE}
+def undefended(records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
+    """(suite, concept, cell) → the record of the undefended image."""
+    return {_pair_key(r, r.cell): r for r in records if r.defense == NONE}
 
 
 def _pair_key(record: Record, cell: str) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bench.defenses import NONE
-from ..bench.rows import base_outcomes, summary
+from ..bench.rows import summary, undefended
 from ..metrics.rates import mean
 from ..types import Record
 from .table import MINUS, THIN, percent
@@ -59,7 +59,7 @@ def _asked(records: list[Record]) -> list[Record]:
 
 
 def _pooled(records: list[Record]) -> dict[str, dict[str, Any]]:
-    base = base_outcomes(records)
+    base = undefended(records)
     names = dict.fromkeys(r.defense for r in records)
     return {name: summary([r for r in records if r.defense == name], base) for name in names}
 
