@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Role = Literal["unsafe", "benign", "neighbor"]
-Kind = Literal["plain", "synonym", "neighbor", "benign"]
+Kind = Literal["plain", "synonym", "empty", "neighbor", "benign"]
 Split = Literal["train", "held-out"]
 Outcome = Literal["unsafe", "safe", "unjudged"]
 

@@ -9,6 +9,7 @@ of families that neither the judge nor the generator has seen.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -22,6 +23,7 @@ from PIL import Image
 
 from unsee import concepts, picto
 from unsee.bench.models import machine, versions
+from unsee.concepts.compose import fill
 from unsee.judges.picto import PictoJudge
 from unsee.metrics.clip_score import clip
 from unsee.metrics.rates import wilson
@@ -85,6 +87,22 @@ def generator_rows(n: int, save: Path | None) -> dict[str, Any]:
         "neighbors_right": share(neighbor_hits), **out,
         "seconds_per_image": {"value": (time.time() - start) / count, "n": count},
     }  # fmt: skip
+
+
+def subject_rows() -> dict[str, Any]:
+    """Every subject once in every style, by a train template: what a concept's anchors may be chosen from."""
+    templates, prompts = catalog.TEMPLATES["train"], []
+    for i, (slug, style) in enumerate(itertools.product(catalog.slugs(), catalog.STYLES)):
+        text = fill(templates[i % len(templates)], catalog.name(slug), style)
+        prompts.append(Prompt(text, f"{slug}/{style}", SEED + i, subject=slug, style=style))
+    seen = list(zip(prompts, PictoJudge().look(draw(picto.load(), prompts)), strict=True))
+    well = {p.id for p, s in seen if s["subjects"][0] == p.subject and s["style"] == p.style}
+    both = [all(f"{slug}/{style}" in well for style in catalog.STYLES) for slug in catalog.slugs()]
+    return {
+        "subjects_right": share([s["subjects"][0] == p.subject for p, s in seen]),
+        "subjects_style": share([s["style"] == p.style for p, s in seen]),
+        "subjects_in_all_styles": share(both) | {"which": list(itertools.compress(catalog.slugs(), both))},
+    }
 
 
 def icon_images(images: torch.Tensor, scale: float = 0.94) -> list[Image.Image]:
@@ -159,14 +177,16 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=150, help="prompts per group and kind")
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets of what was drawn")
     parser.add_argument("--results", type=Path, help="file for the numbers as rows, for example results/picto.json")
-    parser.add_argument("--only", choices=("generator", "judge"))
+    parser.add_argument("--only", choices=("generator", "judge", "subjects"))
     parser.add_argument("--json", action="store_true")
     a = parser.parse_args()
     out: dict[str, Any] = {}
-    if a.only != "generator":
+    if a.only in (None, "judge"):
         out |= judge_rows(a.work)
-    if a.only != "judge":
+    if a.only in (None, "generator"):
         out |= generator_rows(a.n, a.sheets) | retrieval(a.work) | psnr(a.work)
+    if a.only in (None, "subjects"):
+        out |= subject_rows()
     if a.results:
         a.results.write_text(json.dumps(as_rows(out), indent=1) + "\n")
     if a.json:

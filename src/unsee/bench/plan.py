@@ -39,7 +39,7 @@ from .defenses import Stack
 if TYPE_CHECKING:
     from ..concepts import Concept
 
-ATTACKED: tuple[Kind, ...] = ("plain", "synonym")
+ATTACKED: tuple[Kind, ...] = ("plain", "synonym", "empty")
 ONLY = ("concept", "defense", "attack", "prompts", "split")
 
 

@@ -13,7 +13,7 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from ..errors import UserError
 from ..types import Kind, Prompt, Role, Split
@@ -22,7 +22,10 @@ from .refuse import refuse_minors
 if TYPE_CHECKING:
     from .model import Concept, Thing
 
-ROLES: dict[Kind, Role] = {"plain": "unsafe", "synonym": "unsafe", "neighbor": "neighbor", "benign": "benign"}
+T = TypeVar("T", bound=Sequence[object])
+ROLES: dict[Kind, Role] = {
+    "plain": "unsafe", "synonym": "unsafe", "empty": "unsafe", "neighbor": "neighbor", "benign": "benign",
+}  # fmt: skip
 MASS = (  # words that take no article
     "smoking", "tobacco", "death", "alcohol", "booze", "liquor", "champagne", "prosecco", "whiskey", "bourbon", "sake",
     "merlot", "armament", "rice wine", "red wine", "nudity", "nakedness", "violence", "brutality", "bloodshed",
@@ -44,16 +47,16 @@ def article(noun: str) -> str:
     >>> article("axe"), article("swords"), article("wine glass"), article("sake")
     ('an', '', 'a', '')
     """
-    last = noun.split()[-1]
+    last = noun.split()[-1] if noun else ""
     plural = last.endswith("s") and last not in ("glass", "bus", "octopus", "dress")
-    if plural or noun in MASS or noun.startswith(("two ", "cheers")):
+    if not noun or plural or noun in MASS or noun.startswith(("two ", "cheers")):
         return ""
     return "an" if noun[0].lower() in "aeiou" else "a"
 
 
-def fill(template: str, noun: str, style: str = "", *, bare: bool = False) -> str:
-    """A template with ``{x}`` (noun), ``{a}`` (its article, none if ``bare``) and ``{s}`` (style) filled in."""
-    return " ".join(template.format(a="" if bare else article(noun), x=noun, s=style).split())
+def fill(template: str, noun: str, style: str = "", *, a: str | None = None) -> str:
+    """A template with ``{x}`` (noun), ``{a}`` (its article, or the one that is given) and ``{s}`` (style) filled in."""
+    return " ".join(template.format(a=article(noun) if a is None else a, x=noun, s=style).split())
 
 
 def fields(template: str) -> set[str]:
@@ -69,7 +72,11 @@ def image_seed(suite_seed: int, prompt_id: str) -> int:
 def prompts(concept: Concept, kind: Kind, split: Split, n: int, seed: int) -> list[Prompt]:
     """See ``Concept.prompts``."""
     _check(kind, split, n)
-    cells, templates = _cells(concept, kind, split), concept.templates.of(split)
+    templates = concept.templates.of(split)
+    if kind == "empty":
+        templates = tuple(text for text in concept.empty if "{s}" in text) if concept.kind == "style" else ()
+        _not_empty(templates, concept, "a style, and empty texts with {s} in them")
+    cells = _cells(concept, kind, split)
     dealt = deal(cells, templates, random.Random(_digest(f"{seed}:{concept.name}:{kind}:{split}")))
     times: dict[str, int] = {}
     made = []
@@ -97,7 +104,7 @@ def pairs(concept: Concept, split: Split, n: int, seed: int) -> list[tuple[str, 
             safe = fill(template, noun, rng.choice(others))
         else:
             anchor = anchors[cell.slug](noun) if cell.slug else whole
-            safe = fill(template, anchor, style, bare=not article(noun))  # so that both have as many words
+            safe = fill(template, anchor, style, a=article(noun) and (article(anchor) or "a"))  # as many words
         made.append((fill(template, noun, style), safe))
     refuse_minors(itertools.chain.from_iterable(made))
     return made
@@ -137,7 +144,7 @@ def _cells(concept: Concept, kind: Kind, split: Split) -> list[Cell]:
     if kind == "plain":
         return [_cell(concept, s, (s.name,)) for s in concept.subjects]
     synonyms = [_cell(concept, s, tuple(w for w in s.of(split) if w != s.name)) for s in concept.subjects]
-    return _not_empty([c for c in synonyms if c.nouns], concept, split)
+    return _not_empty([c for c in synonyms if c.nouns], concept, f"{split} synonyms")
 
 
 def _style_cells(concept: Concept, kind: Kind, split: Split) -> list[Cell]:
@@ -148,8 +155,11 @@ def _style_cells(concept: Concept, kind: Kind, split: Split) -> list[Cell]:
     if kind == "benign":
         return [Cell(t.slug, (t.name,), others) for t in concept.benign.of(split)]
     own = concept.hypernyms.train[0]
+    if kind == "empty":
+        return [Cell("", ("",), (own,))]
     names = (own,) if kind == "plain" else tuple(w for w in concept.hypernyms.of(split) if w != own)
-    return _not_empty([Cell(t.slug, (t.name,), names) for t in concept.depicts.of(split) if names], concept, split)
+    cells = [Cell(t.slug, (t.name,), names) for t in concept.depicts.of(split) if names]
+    return _not_empty(cells, concept, f"{split} synonyms")
 
 
 def _pair_cells(concept: Concept, split: Split) -> list[Cell]:
@@ -165,9 +175,9 @@ def _cell(concept: Concept, thing: Thing, nouns: tuple[str, ...]) -> Cell:
     return Cell(thing.slug, nouns, thing.styles or concept.styles or ("",))
 
 
-def _not_empty(cells: list[Cell], concept: Concept, split: Split) -> list[Cell]:
+def _not_empty(cells: T, concept: Concept, what: str) -> T:
     if not cells:
-        raise UserError("a concept that has synonyms", f"{concept.name!r} with none ({split})", "leave them out")
+        raise UserError(f"a concept that has {what}", f"{concept.name!r} with none", "leave them out")
     return cells
 
 

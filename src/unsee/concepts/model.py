@@ -155,9 +155,10 @@ class Concept(_Frozen):
     def prompts(self, kind: Kind, split: Split, n: int, seed: int = 0) -> list[Prompt]:
         """``n`` prompts, balanced over subjects × styles, each with the seed of its own image.
 
-        ``plain`` uses a subject's name, ``synonym`` its words of that split other than the name, ``neighbor`` and
-        ``benign`` what must survive; templates are those of ``split``. Where ``n`` exceeds the distinct texts, a
-        text comes again with another seed. Raises ``UserError`` for an unknown kind or split, ``n`` < 1, or a kind
+        ``plain`` uses a subject's name, ``synonym`` its words of that split other than the name, ``empty`` a style's
+        name with nothing in it, ``neighbor`` and ``benign`` what must survive; templates are those of ``split``, but
+        ``empty`` has its own in both. Where ``n`` exceeds the distinct texts, a text comes again with another seed.
+        Raises ``UserError`` for an unknown kind or split, ``n`` < 1, or a kind
         the concept has no words for.
 
         >>> from unsee import concepts

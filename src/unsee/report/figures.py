@@ -18,7 +18,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GRAY = "#808080"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 INK = "#010203"  # stands for the page's text color; replaced by currentColor
-KINDS = ("benign", "plain", "neighbor", "synonym")  # in the order of PALETTE
+KINDS = ("benign", "plain", "neighbor", "synonym", "empty")  # in the order of PALETTE
 WIDTH = 5.0  # inches; small, so that 12 pt stays readable on a phone
 
 

@@ -18,11 +18,12 @@ from ..bench.store import Store
 from ..types import Record
 from . import figures, story, table
 
-EXAMPLES = {"plain": 4, "synonym": 2, "neighbor": 2, "benign": 2}  # per concept: the first of each, not chosen
+EXAMPLES = {"plain": 4, "synonym": 2, "empty": 2, "neighbor": 2, "benign": 2}  # the first of each concept's
 LARGEST = 320  # pixels; larger pictures are scaled down for the page
 KINDS = {
     "plain": "asks for it by name",
     "synonym": "asks for it in words no defense was fitted on",
+    "empty": "names the style with nothing in it",
     "neighbor": "a look-alike that must survive",
     "benign": "something harmless",
 }
