@@ -1,10 +1,12 @@
 """Is a redirected image a good image of the rest of its prompt? picto, held-out pairs of an unsafe and a safe text.
 
-    python benchmarks/redirect_quality.py --concept weapon --defense picto/saferedir-weapon --json
+    python benchmarks/redirect_quality.py weapon=picto/saferedir-weapon alcohol=runs/saferedir-alcohol --json
 
 From one seed each: the undefended model draws the safe text, the defended one the unsafe text. Both images are scored
 against the safe text by picto's own CLIP; the judge says whether the unsafe one is still unsafe, and which style both
-have. Reported: mean score of both, their ratio with a bootstrap interval over pairs, and the shares with intervals.
+have. A style's safe text names the other style that SafeRedir is fitted to put in its place. Reported: mean score of
+both, their ratio with a bootstrap interval over pairs, and the shares with intervals; ``style_kept`` is that of the
+redirected images where the safe twin has the style it was asked for.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from unsee import concepts, picto
 from unsee.bench.defenses import Stack
 from unsee.bench.generate import batches, draw
 from unsee.concepts.compose import image_seed
+from unsee.guards.saferedir.texts import one_replacement
 from unsee.metrics.clip_score import PictoClipScore
 from unsee.metrics.rates import wilson
 from unsee.types import Prompt
@@ -54,34 +57,41 @@ def ratio(ours: list[float], twins: list[float]) -> list[float]:
     return [round(float(x), 4) for x in (a.mean() / b.mean(), *np.quantile(found, (0.025, 0.975)))]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concept", default="weapon")
-    parser.add_argument("--defense", action="append", required=True, help="a saved folder; several are a stack")
-    parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    concept, pipe, judge = concepts.load(asked.concept), unsee.load("picto"), unsee.PictoJudge()
-    stack = Stack.parse(asked.defense).fit(concept, None)
-    unsafe, safe = (list(side) for side in zip(*concept.pairs("held-out", asked.n), strict=True))
+def row(name: str, defense: str, n: int) -> dict[str, Any]:
+    """One line of the table."""
+    concept, pipe, judge = concepts.load(name), unsee.load("picto"), unsee.PictoJudge()
+    stack = Stack.parse(defense.split("+")).fit(concept, None)
+    unsafe, safe = (list(side) for side in zip(*one_replacement(concept).pairs("held-out", n), strict=True))
     wanted = prompts(concept, safe, "safe", safe)
     twins = drawn(pipe, wanted, [])
     ours = drawn(pipe, prompts(concept, unsafe, "unsafe", safe), stack)
     scores = [PictoClipScore()(images, safe) for images in (ours, twins)]
-    seen = [judge.look(images) for images in (ours, twins)]
-    styled = [[s["style"] == p.style for s, p in zip(side, wanted, strict=True) if p.style] for side in seen]
-    row = {
+    styled = [[s["style"] == p.style for s, p in zip(judge.look(side), wanted, strict=True)] for side in (ours, twins)]
+    return {
         "concept": concept.name,
-        "defense": "+".join(asked.defense),
-        "n": asked.n,
+        "defense": defense,
+        "n": n,
         "still_unsafe": share([v.outcome == "unsafe" for v in judge(ours, wanted, concept)]),
         "clip_redirected": round(float(np.mean(scores[0])), 2),
         "clip_safe_twin": round(float(np.mean(scores[1])), 2),
         "clip_ratio": ratio(*scores),
         "style_redirected": share(styled[0]),
         "style_safe_twin": share(styled[1]),
+        "style_kept": share([mine for mine, twin in zip(*styled, strict=True) if twin]),
     }
-    print(json.dumps({"rows": [row]}, indent=2) if asked.json else "\n".join(f"{k:18} {v}" for k, v in row.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="+", metavar="CONCEPT=DEFENSE", help="a saved folder; A+B is a stack")
+    parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    rows = [row(*pair.split("=", 1), asked.n) for pair in asked.pairs]
+    if asked.json:
+        print(json.dumps({"rows": rows}, indent=2))
+    else:
+        print("\n\n".join("\n".join(f"{k:18} {v}" for k, v in found.items()) for found in rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -362,8 +363,9 @@ def test_terms_against_a_recomputation():
     wanted = wanted * y[:, None, None]
     shift = Shift(torch.randn(4, 2, generator=g), moved, torch.randn(4, 3, generator=g), torch.rand(4, 3, generator=g))
     items = batch.Batch(torch.zeros(4), torch.zeros(4), torch.zeros(4), tokens, None, y, wanted, None)
-    center = torch.randn(5, generator=g)
-    found = train.terms(shift, items, lambda *a: (moved, None), center, Training(mask_threshold=0.8))
+    center, axes = torch.randn(5, generator=g), torch.randn(5, 5, generator=g)
+    space = train.Space(center, axes)
+    found = train.terms(shift, moved, None, items, space, Training(mask_threshold=0.8))
     mse = energy = cosine = bce = align = still = ce = 0.0
     must_count = 0
     for b in range(4):
@@ -373,8 +375,10 @@ def test_terms_against_a_recomputation():
         if y[b] == 0:
             still += sum(float(moved[b, i].norm() ** 2 / tokens[b, i].norm() ** 2) for i in range(3)) / 3 / 2
             continue
-        mse, energy = mse + float((moved[b] - wanted[b]).square().sum()), energy + float(wanted[b].square().sum())
-        a, c = (tokens[b] + moved[b]).mean(0) - center, (tokens[b] + wanted[b]).mean(0) - center
+        for i in range(3):
+            mse += sum(float(axes[:, k] @ (moved[b, i] - wanted[b, i])) ** 2 for k in range(5))
+            energy += sum(float(axes[:, k] @ wanted[b, i]) ** 2 for k in range(5))
+        a, c = (axes.T @ ((tokens[b] + x[b]).mean(0) - center) for x in (moved, wanted))
         align += (1 - float(a @ c / a.norm() / c.norm())) / 2
         for i in range(3):
             must = bool(wanted[b, i].norm() > 0.8 * tokens[b, i].norm())
@@ -388,6 +392,16 @@ def test_terms_against_a_recomputation():
     assert {k: pytest.approx(float(v), rel=1e-3) for k, v in found.items()} == expected
     zeroed = Training(**{f"{name}_weight": 0.0 for name in found if name != "mse"})
     assert float(train.total(found, zeroed)) == pytest.approx(mse / energy, rel=1e-4)
+
+
+def test_whitening_shrinks_the_strong_axes():
+    g = torch.Generator().manual_seed(0)
+    rows = torch.randn(4000, 6, generator=g) @ torch.randn(6, 6, generator=g)
+    rows -= rows.mean(0)
+    white = rows @ train.whitening(rows)
+    expected = np.linalg.eigvalsh(np.cov(rows.numpy().T, bias=True))
+    expected = expected / (expected + train.RIDGE * expected.mean())
+    assert np.cov(white.numpy().T, bias=True) == pytest.approx(np.diag(expected), abs=2e-3)
 
 
 # ---- the guard ----

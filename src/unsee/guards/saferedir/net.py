@@ -5,7 +5,7 @@ Reads       the user's tokens and pooled embedding, the denoiser's latents, t on
 Gives       logits (safe, unsafe), and a shift for every token i and for the pooled embedding:
                 E_i <- E_i + s m_i a_i |E_i| d_i / |d_i|        P <- P + s a |P| d / |d|
             with mask m in (0, 1), scale a in (0, 2), direction d, strength s (1 as trained)
-Cost        about 0.5 M parameters and a few million multiplications at 77 x 768; no pass of the denoiser
+Cost        about 0.8 M parameters and some tens of millions of multiplications at 77 x 768; no pass of the denoiser
 Differs from the release, and why
             * directions differ from token to token. There one direction serves all of them: the trunk sees no token.
             * the mask acts after the direction is normalized. There it is a positive factor before the

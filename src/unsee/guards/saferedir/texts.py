@@ -178,7 +178,7 @@ def _framed(concept: Concept, rng: random.Random) -> Concept:
 
 
 def _pairs(own: Concept, n: int, sentences: list[str], rng: random.Random, seed: int) -> list[tuple[str, str]]:
-    one = _one_replacement(own)
+    one = one_replacement(own)
     if not one.subjects and one.depicts is None:
         raise Unsupported(
             "a concept with pairs of an unsafe and a safe text", f"{own.name!r} with none", "give it subjects"
@@ -190,7 +190,7 @@ def _pairs(own: Concept, n: int, sentences: list[str], rng: random.Random, seed:
     return made + [edit(pair, sentences, rng) for pair in framed[: n - len(made)]]
 
 
-def _one_replacement(concept: Concept) -> Concept:
+def one_replacement(concept: Concept) -> Concept:
     """A style is replaced by one other style, always the same: the mean of several is none of them."""
     if concept.kind != "style":
         return concept
@@ -205,9 +205,7 @@ def _bare_styles(concept: Concept) -> list[tuple[str, str]]:
         return []
     other = next(style for style in concept.styles if style != concept.target)
     bare = [text for text in concept.empty if "{s}" in text]
-    return [
-        (fill(t, "", name, bare=True), fill(t, "", other, bare=True)) for t in bare for name in concept.hypernyms.train
-    ]
+    return [(fill(t, "", name), fill(t, "", other)) for t in bare for name in concept.hypernyms.train]
 
 
 def _negatives(own: Concept, n: int, rng: random.Random, seed: int) -> list[tuple[str, str]]:
@@ -221,7 +219,7 @@ def _negatives(own: Concept, n: int, rng: random.Random, seed: int) -> list[tupl
         plain = [text for text, role in mixed if role == "benign"]  # a look-alike may share a word with the concept
         made += [(edit((text, text), plain, rng)[0], role) if turn else (text, role) for text, role in mixed]
     styles = [s for s in own.styles if own.kind != "style" or s != own.target] or [""]
-    empty = list(dict.fromkeys(["", *(fill(t, "", s, bare=True) for t in own.empty for s in styles)]))
+    empty = list(dict.fromkeys(["", *(fill(t, "", s) for t in own.empty for s in styles)]))
     return made + [(text, "empty") for text in empty[: max(2, n // 8)]]
 
 

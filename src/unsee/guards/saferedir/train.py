@@ -2,11 +2,14 @@
 
 Terms (their names are the paper's, their formulas ours; y = 1 unsafe, D = e_safe - e_unsafe, D^ = the shift applied)
     classification  cross entropy of (safe, unsafe)
-    mse             |D^ - D|^2 / mean |D|^2, tokens and pooled embedding                   y = 1
+    mse             |W(D^ - D)|^2 / mean |W D|^2, tokens and pooled embedding              y = 1
     cosine          1 - cos(D^_i, D_i), mean over the tokens that must move                y = 1
     mask            binary cross entropy of m_i against [|D_i| > tau |e_i|]                y = 1
-    alignment       1 - cos(mean_i(e + D^) - c, mean_i(e_safe) - c), c the mean token      y = 1
+    alignment       1 - cos(W(mean_i(e + D^) - c), W(mean_i(e_safe) - c)), c the mean      y = 1
     still           mean_i |D^_i|^2 / |e_i|^2                                              y = 0
+
+W whitens: directions in which harmless texts differ much are measured in units of that. Without it the noun is all that
+counts: in picto's padding tokens, which its images hang on, 95 % of the variance is the noun's and 2 % the style's.
 
 The network is trained twice. First without the words that validation keeps apart: for the number of steps, and for
 what is said of words that were never seen. Then (``refit``) anew with these words: that network is kept. Harmless
@@ -30,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import GuardFailure, UserError
-from ..storage import load_tensors, save_tensors
+from ...files import load_tensors, save_tensors
 from .batch import HARMLESS, Batch, Sampler
 from .data import Data, key
 from .net import Shape, Shift
@@ -39,7 +42,10 @@ if TYPE_CHECKING:
     from ..base import Fit
 
 Move = Callable[[Shift, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+VERSION = 3  # of the terms: a checkpoint of others is not gone on with
 VALIDATED = 192  # items of a validation batch
+MEASURED = 256  # harmless texts that say how much texts differ, at most
+RIDGE = 1.0  # added to the variance of each axis, in units of the mean one: the strong axes alone are shrunk
 SMOOTHING = 0.02
 
 
@@ -55,7 +61,7 @@ class Training:
     stored_steps: int = 10
     generate_batch_size: int = 16
     max_sequence_length: int = 0  # of T5 (SD3, FLUX); 0 is the pipeline's own
-    width: int = 96
+    width: int = 128
     layers: int = 2
     heads: int = 4
     use_mask: bool = True
@@ -100,22 +106,48 @@ class Training:
             raise UserError("false_positives between 0 and 1", str(self.false_positives), "take 0.005")
 
 
-def terms(shift: Shift, batch: Batch, move: Move, center: Tensor, training: Training) -> dict[str, Tensor]:
-    """The six terms, each a scalar; see the head of this file."""
-    moved, moved_pooled = move(shift, batch.tokens, batch.pooled)
+@dataclass(frozen=True)
+class Space:
+    """``center`` (D,), the mean token, and the whitening of tokens (D, D) and pooled embeddings (P, P)."""
+
+    center: Tensor
+    axes: Tensor
+    pooled_axes: Tensor | None = None
+
+    @classmethod
+    def of(cls, tokens: Tensor, pooled: Tensor | None) -> Space:
+        """From harmless texts: ``tokens`` (n, L, D), ``pooled`` (n, P). A token differs from others in its place."""
+        return cls(
+            tokens.mean((0, 1)),
+            whitening((tokens - tokens.mean(0)).flatten(0, 1)),
+            None if pooled is None else whitening(pooled - pooled.mean(0)),
+        )
+
+    def to(self, device: Any) -> Space:
+        return Space(*(None if x is None else x.to(device) for x in dataclasses.astuple(self)))  # type: ignore[arg-type]
+
+
+def whitening(x: Tensor) -> Tensor:
+    """``(D, D)`` that takes centered rows ``(n, D)`` to their axes, those of large variance shrunk to about one."""
+    variance, axes = torch.linalg.eigh(x.T @ x / len(x))
+    return axes / (variance.clamp(min=0) + RIDGE * variance.mean() + 1e-12).sqrt()
+
+
+def terms(shift: Shift, moved: Tensor, moved_pooled: Tensor | None, batch: Batch, space: Space,
+          training: Training) -> dict[str, Tensor]:  # fmt: skip
+    """The six terms, each a scalar; see the head of this file. ``moved`` is the shift applied."""
     y, wanted = batch.unsafe, batch.shift
     n = y.sum().clamp(min=1)
     length = batch.tokens.norm(dim=-1).clamp(min=1e-6)
     must = (wanted.norm(dim=-1) > training.mask_threshold * length).float()  # (n, L)
-    energy = (y[:, None, None] * wanted).square().sum().clamp(min=1e-6) / n
-    mse = ((moved - wanted).square().sum((1, 2)) * y).sum() / n / energy
-    if moved_pooled is not None and batch.shift_pooled is not None:
-        strength = (y[:, None] * batch.shift_pooled).square().sum().clamp(min=1e-6) / n
-        mse = mse + ((moved_pooled - batch.shift_pooled).square().sum(1) * y).sum() / n / strength
+    mse = _share((moved - wanted) @ space.axes, wanted @ space.axes, y)
+    if moved_pooled is not None and batch.shift_pooled is not None and space.pooled_axes is not None:
+        off = moved_pooled - batch.shift_pooled
+        mse = mse + _share(off @ space.pooled_axes, batch.shift_pooled @ space.pooled_axes, y)
     cosine = 1 - F.cosine_similarity(moved, wanted, dim=-1, eps=1e-4)
     here = must * y[:, None]
     bce = F.binary_cross_entropy_with_logits(shift.mask, must, reduction="none").mean(1)
-    got, goal = ((batch.tokens + s).mean(1) - center for s in (moved, wanted))
+    got, goal = (((batch.tokens + s).mean(1) - space.center) @ space.axes for s in (moved, wanted))
     align = 1 - F.cosine_similarity(got, goal, dim=-1, eps=1e-4)
     still = (moved.norm(dim=-1) / length).square().mean(1)
     return {
@@ -126,6 +158,12 @@ def terms(shift: Shift, batch: Batch, move: Move, center: Tensor, training: Trai
         "alignment": (align * y).sum() / n,
         "still": (still * (1 - y)).sum() / (1 - y).sum().clamp(min=1),
     }
+
+
+def _share(off: Tensor, whole: Tensor, y: Tensor) -> Tensor:
+    """The energy of ``off`` relative to that of ``whole``, over the rows with y = 1."""
+    mine, all_of_it = (x.flatten(1).square().sum(1) @ y for x in (off, whole))
+    return mine / all_of_it.clamp(min=1e-6)
 
 
 def total(found: dict[str, Tensor], training: Training) -> Tensor:
@@ -140,7 +178,7 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     from accelerate import Accelerator
 
     shape: Shape = net.shape  # type: ignore[assignment]
-    recipe = [fit.seed, dataclasses.asdict(shape), dataclasses.asdict(training), type(net).__name__, data.key]
+    recipe = [VERSION, fit.seed, dataclasses.asdict(shape), dataclasses.asdict(training), type(net).__name__, data.key]
     folder = fit.work / f"net-{key(recipe)}"
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision=training.mixed_precision, **_tracker(training, folder))
@@ -149,14 +187,16 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     state = Checkpoint(folder / "checkpoint.safetensors", net, optimizer)
     state.load()
     model, optimizer = accelerator.prepare(net, optimizer)
-    draw, center = Sampler(data, "fit", training), data.encoding(data.rows("fit", *HARMLESS))[0].mean((0, 1))
+    draw, harmless = Sampler(data, "fit", training), data.rows("fit", *HARMLESS)
+    space = Space.of(*data.encoding(harmless[:: len(harmless) // MEASURED + 1])).to(accelerator.device)
     check = Sampler(data, "check", training)(VALIDATED, fit.seed, plain=True).to(accelerator.device)
-    center = center.to(accelerator.device)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
 
     def look(batch: Batch) -> dict[str, Tensor]:
-        shift = model(batch.latents, getattr(batch, time), batch.tokens, batch.pooled)
-        return terms(Shift(*(None if x is None else x.float() for x in shift)), batch, move, center, training)  # type: ignore[arg-type]
+        made = model(batch.latents, getattr(batch, time), batch.tokens, batch.pooled)
+        shift = Shift(*(None if x is None else x.float() for x in made))  # type: ignore[arg-type]
+        moved = move(shift, batch.tokens, batch.pooled)
+        return terms(shift, *moved, batch, space, training)
 
     while not state.over(training):
         model.train()

@@ -48,7 +48,7 @@ TEXTS = ("empty", "pair", "unsafe", "mixed")
 # drawing there and leaves the rest alone (docs/log.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"beta": 500.0, "base_lr": 3e-4, "base_lambda": 1e6, "neighbor": 0.0, "steps": 1000, "text": "empty"},
-    "picto": {"beta": 3.0, "base_lr": 1e-4, "base_lambda": 1e4, "neighbor": 5e2, "steps": 300, "text": "pair"},
+    "picto": {"beta": 5.0, "base_lr": 1e-4, "base_lambda": 1e4, "neighbor": 5e2, "steps": 300, "text": "pair"},
 }
 
 
