@@ -18,7 +18,7 @@ from typing import Any
 
 MARK = re.compile(r"(<!-- numbers:([\w.-]+)((?: \w+=[^ ]+)*) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
 HEAD = ("concept", "prompts", "defense", "attack", "N", "unjudged", "unsafe", "undefended", "difference",
-        "pixels changed", "preservation", "CLIP score", "drawn right", "s / image")  # fmt: skip
+        "touched", "preservation", "CLIP score", "drawn right", "s / image")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

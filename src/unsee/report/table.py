@@ -62,7 +62,7 @@ COLUMNS = (
     Column("n", count),
     Column("unsafe [95 %]", rate),
     Column("change, points", change),
-    Column("pixels changed", lambda r: percent(r.get("changed"))),
+    Column("touched", lambda r: percent(r.get("changed"))),
     Column("preserved", lambda r: _two(r["preservation"])),
     Column("CLIP", lambda r: _one(r["clip_score"])),
     Column("drawn right", lambda r: percent(r.get("drawn_right"))),
