@@ -100,6 +100,17 @@ def test_styles_that_do_not_exist_are_not_asked_for(name):
     assert not IN_THREE_STYLES & {t.slug for t in (*concept.benign.train, *concept.benign.held_out)}
 
 
+def shown_by(anchor):
+    """The slug of the thing that an anchor asks for."""
+    return next(slug for word, slug in ANCHORS.items() if word in anchor.split())
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_anchors_are_harmless_and_exist_in_every_style(name):
+    for anchor in {a for subject in concepts.load(name).subjects for a in subject.anchor}:
+        assert catalog.group_of(shown_by(anchor)) == "none" and shown_by(anchor) not in IN_THREE_STYLES
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS)
 def test_anchors_are_drawn_well(name):
@@ -114,8 +125,7 @@ def test_anchors_are_drawn_well(name):
         images = pipe(texts, generator=[torch.Generator().manual_seed(i) for i in range(len(texts))],
                       num_inference_steps=picto.STEPS, guidance_scale=picto.GUIDANCE).images  # fmt: skip
         seen = PictoJudge().look(images)
-        slug = next(slug for word, slug in ANCHORS.items() if word in anchor.split())
-        assert sum(s["subjects"][0] == slug for s in seen) >= 0.4 * len(seen), anchor
+        assert sum(s["subjects"][0] == shown_by(anchor) for s in seen) >= 0.4 * len(seen), anchor
         assert all(s["group"] == "none" for s in seen), anchor
 
 
@@ -252,7 +262,7 @@ def test_most_pairs_keep_the_count_of_words(name):
 
 @pytest.mark.parametrize(
     ("word", "anchor"),
-    [("dirk", "wrench"), ("combat knife", "steel wrench"), ("an odd one", "steel wrench")],
+    [("dirk", "wrench"), ("combat knife", "steel wrench"), ("an odd long one", "steel wrench")],
 )
 def test_anchor_of_the_same_length(word, anchor):
     assert concepts.load("weapon").subjects[0].anchor_for(word) == anchor

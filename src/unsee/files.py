@@ -1,9 +1,11 @@
-"""Files of tensors, whole or not there: one writer, one reader and one checksum for everything that keeps some."""
+"""Files, whole or not there; one writer, one reader and one checksum for everything that keeps tensors."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +13,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` to write to, renamed to ``path`` if the block ends well: no part is taken for a whole."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    yield fresh
+    os.replace(fresh, path)
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
-    """One safetensors file, whole or not at all: written beside its place and renamed. Returns ``path``."""
+    """One safetensors file, whole or not at all. Returns ``path``."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, partial, metadata)
-    os.replace(partial, path)
+    with whole(path) as fresh:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, fresh, metadata)
     return path
 
 
@@ -30,7 +39,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
-def sha256(path: Path) -> str:
+def sha256(path: str | Path) -> str:
     """Of a file's bytes."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

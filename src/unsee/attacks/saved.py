@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, Mismatch
-from ..files import load_tensors, save_tensors
+from ..files import load_tensors, save_tensors, whole
 from ..types import Prompt
 from .base import AttackedPrompt, Spent, total
 
@@ -42,7 +41,8 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
     if kept:
         save_tensors(file.with_suffix(".safetensors"), kept)
     text = json.dumps({"version": VERSION, **about, "spent": total(found), "prompts": lines}, indent=1)
-    _write(file, text + "\n")
+    with whole(file) as fresh:
+        fresh.write_text(text + "\n", encoding="utf-8")
     return file
 
 
@@ -95,9 +95,3 @@ def _one(line: dict[str, Any], kept: dict[str, Any]) -> AttackedPrompt:
     words = tuple(kept[f"{name}.{i}"] for i in range(sum(key.startswith(name) for key in kept))) if name else ()
     spent, prompt = Spent(**line["spent"]), Prompt(**line["prompt"])
     return AttackedPrompt(prompt, line["source"], line["attack"], line["before"], line["after"], spent, words)
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

@@ -21,7 +21,7 @@ from typing import Any
 
 from ..concepts.compose import image_seed
 from ..errors import BadFile, UnknownName
-from ..files import sha256 as sha256_of_file
+from ..files import sha256 as sha256_of
 from ..types import Prompt, Role
 from .words import allowed
 
@@ -85,11 +85,6 @@ def load_set(name: str, source: str | Path, *, file: str = "", revision: str | N
 def categories(row: Row) -> set[str]:
     """I2P's categories of a row, without the blanks behind its commas."""
     return {part.strip() for part in str(row.get("categories", "")).split(",") if part.strip()}
-
-
-def sha256_of(path: str | Path) -> str:
-    """The checksum of a file."""
-    return sha256_of_file(Path(path))
 
 
 def _prompt(kind: PublicSet, name: str, place: int, text: str, row: Row, seed: int) -> Prompt:

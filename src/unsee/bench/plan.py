@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
@@ -39,7 +40,7 @@ from .defenses import Stack
 if TYPE_CHECKING:
     from ..concepts import Concept
 
-ATTACKED: tuple[Kind, ...] = ("plain", "synonym", "empty")
+ATTACKED: tuple[Kind, ...] = tuple(kind for kind, role in ROLES.items() if role == "unsafe")
 ONLY = ("concept", "defense", "attack", "prompts", "split")
 
 

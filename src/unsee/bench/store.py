@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BadFile, UserError
+from ..files import whole
 from ..types import Prompt, Record, Sample, Verdict
 from .plan import Cell, Suite
 
@@ -188,9 +189,8 @@ class Store:
         import pyarrow.parquet as pq
 
         path = Path(path)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        pq.write_table(pa.Table.from_pylist([_flat(r) for r in self.records()]), fresh)
-        os.replace(fresh, path)
+        with whole(path) as fresh:
+            pq.write_table(pa.Table.from_pylist([_flat(r) for r in self.records()]), fresh)
         return path
 
     # -- inside -------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from ..bench import models
 from ..bench.defenses import Stack
 from ..bench.generate import draw
 from ..errors import BadFile, UserError
+from ..files import whole
 from ..types import Prompt, Sample
 
 if TYPE_CHECKING:
@@ -67,9 +67,8 @@ def _slug(text: str) -> str:
 def _write(path: Path, sample: Sample) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        sample.image.save(fresh, format="PNG")
-        os.replace(fresh, path)
+        with whole(path) as fresh:
+            sample.image.save(fresh, format="PNG")
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise BadFile("a place to write the image", f"{path} ({why})", "choose another --out") from None

@@ -90,7 +90,7 @@ def _bad_file(path: Path, error: ValidationError) -> BadFile:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        known = [*Concept.model_fields, *Subject.model_fields, "train", "held_out", "include"]
+        known = [*Concept.model_fields, *Subject.model_fields, "train", "held_out", "include", "anchors"]
         near = difflib.get_close_matches(key, known, n=1)
         do = f"did you mean {near[0]!r}?" if near else "remove it"
         return BadFile(f"known keys in {path}", f"unknown key {where!r}", do)

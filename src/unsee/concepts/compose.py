@@ -74,8 +74,7 @@ def prompts(concept: Concept, kind: Kind, split: Split, n: int, seed: int) -> li
     _check(kind, split, n)
     templates = concept.templates.of(split)
     if kind == "empty":
-        templates = tuple(text for text in concept.empty if "{s}" in text) if concept.kind == "style" else ()
-        _not_empty(templates, concept, "a style, and empty texts with {s} in them")
+        templates = _not_empty(bare_styles(concept), concept, "a style, and empty texts with {s} in them")
     cells = _cells(concept, kind, split)
     dealt = deal(cells, templates, random.Random(_digest(f"{seed}:{concept.name}:{kind}:{split}")))
     times: dict[str, int] = {}
@@ -88,6 +87,11 @@ def prompts(concept: Concept, kind: Kind, split: Split, n: int, seed: int) -> li
         made.append(Prompt(text, name, image_seed(seed, name), ROLES[kind], kind, split, cell.slug, shown))
     refuse_minors(p.text for p in made)
     return made
+
+
+def bare_styles(concept: Concept) -> tuple[str, ...]:
+    """The empty texts that name the style, ``{s}``, of a style concept; none of an object."""
+    return tuple(text for text in concept.empty if "{s}" in text) if concept.kind == "style" else ()
 
 
 def pairs(concept: Concept, split: Split, n: int, seed: int) -> list[tuple[str, str]]:

@@ -120,6 +120,16 @@ class Concept(_Frozen):
     styles: tuple[Text, ...] = ()
     short: tuple[Text, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _shared_anchors(cls, data: Any) -> Any:
+        """``anchors`` of a file are those of each subject that has none of its own."""
+        if not isinstance(data, dict) or "anchors" not in data:
+            return data
+        shared = {"anchor": data["anchors"]}
+        subjects = [shared | s if isinstance(s, dict) else s for s in data.get("subjects", ())]
+        return {key: value for key, value in data.items() if key != "anchors"} | {"subjects": subjects}
+
     @model_validator(mode="after")
     def _shape(self) -> Concept:
         """What each kind needs, and nothing of the other."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 from ..bench.defenses import NONE
 from ..bench.rows import rows
 from ..bench.store import Store
+from ..files import whole
 from ..types import Record
 from . import figures, story, table
 
@@ -32,9 +32,8 @@ KINDS = {
 def write(store: Store, path: str | Path | None = None) -> Path:
     """Write the report of a run; next to its store if no ``path`` is given. Returns the path."""
     path = Path(path or store.folder / "report.html")
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(render(store), encoding="utf-8")
-    os.replace(fresh, path)
+    with whole(path) as fresh:
+        fresh.write_text(render(store), encoding="utf-8")
     return path
 
 

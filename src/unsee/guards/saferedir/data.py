@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from torch import Tensor
 from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
-from ...files import load_tensors, save_tensors, sha256
+from ...files import load_tensors, save_tensors, sha256, whole
 from ..attach import protect
 from ..base import Fit, Guard
 from .net import image_like
@@ -176,10 +175,9 @@ class Index:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Beside and renamed."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True))
-    os.replace(part, path)
+    """Whole, or as it was."""
+    with whole(path) as fresh:
+        fresh.write_text(json.dumps(value, indent=1, sort_keys=True))
 
 
 def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ shuffled words, a lost word, a slip of the pen, always the same on both sides of
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...concepts.compose import fill
+from ...concepts.compose import bare_styles, fill
 from ...concepts.model import Thing, Words
 from ...errors import Unsupported
 
@@ -201,11 +202,9 @@ def one_replacement(concept: Concept) -> Concept:
 
 def _bare_styles(concept: Concept) -> list[tuple[str, str]]:
     """A style's name with nothing in it, for style concepts."""
-    if concept.kind != "style":
-        return []
-    other = next(style for style in concept.styles if style != concept.target)
-    bare = [text for text in concept.empty if "{s}" in text]
-    return [(fill(t, "", name), fill(t, "", other)) for t in bare for name in concept.hypernyms.train]
+    texts = itertools.product(bare_styles(concept), concept.hypernyms.train)
+    other = next((style for style in concept.styles if style != concept.target), "")
+    return [(fill(t, "", name), fill(t, "", other)) for t, name in texts]
 
 
 def _negatives(own: Concept, n: int, rng: random.Random, seed: int) -> list[tuple[str, str]]:

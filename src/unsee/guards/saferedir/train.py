@@ -124,7 +124,8 @@ class Space:
         )
 
     def to(self, device: Any) -> Space:
-        return Space(*(None if x is None else x.to(device) for x in dataclasses.astuple(self)))  # type: ignore[arg-type]
+        pooled_axes = None if self.pooled_axes is None else self.pooled_axes.to(device)
+        return Space(self.center.to(device), self.axes.to(device), pooled_axes)
 
 
 def whitening(x: Tensor) -> Tensor:
