@@ -226,6 +226,19 @@ def test_what_cannot_be_run_writes_nothing(tmp_path, change):
     assert not (tmp_path / "R").exists()
 
 
+def test_a_fit_of_other_defaults_is_another_fit(monkeypatch):
+    from unsee import concepts
+    from unsee.bench.defenses import fit_address as address
+    from unsee.unlearn.duo import Duo
+
+    weapon, nudity = concepts.load("weapon"), concepts.load("nudity")
+    before = address(Duo, {"n": 8}, weapon, [])
+    assert before == address(Duo, {"n": 8}, weapon, [])
+    assert len({before, address(Duo, {"n": 9}, weapon, []), address(Duo, {"n": 8}, nudity, [])}) == 3
+    monkeypatch.setitem(Duo.presets["picto"], "beta", 7.5)
+    assert address(Duo, {"n": 8}, weapon, []) != before
+
+
 def test_a_saved_folder_and_a_recipe_draw_the_same(whole, tmp_path):
     from unsee.guards.negative_prompt import NegativePrompt
 

@@ -20,7 +20,7 @@ from unsee.concepts import load
 from unsee.errors import BadFile, GuardFailure, Mismatch, UnknownName, Unsupported, UserError
 from unsee.guards import Defense, protect
 from unsee.guards.base import Fit
-from unsee.guards.saferedir import SafeRedir, Training, batch, data, texts, train
+from unsee.guards.saferedir import SafeRedir, Training, batch, calibrate, data, line, texts, train
 from unsee.guards.saferedir.net import MOST_SCALE, Redirector, Shape, Shift, image_like, moves
 from unsee.guards.saferedir.reference import PARAMETERS, Reference, read_official
 from unsee.guards.sld import SLD
@@ -402,6 +402,54 @@ def test_whitening_shrinks_the_strong_axes():
     expected = np.linalg.eigvalsh(np.cov(rows.numpy().T, bias=True))
     expected = expected / (expected + train.RIDGE * expected.mean())
     assert np.cov(white.numpy().T, bias=True) == pytest.approx(np.diag(expected), abs=2e-3)
+
+
+def test_the_regression_is_ridge_regression_place_by_place():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 3, 8, generator=g) * torch.linspace(0.2, 2, 8)
+    y = torch.einsum("nld,lde->nle", x, torch.randn(3, 8, 8, generator=g)) + torch.randn(200, 3, 8, generator=g)
+    fitted = line.Line(3, 8, 8)
+    fitted.fit(lambda: zip(x.split(64), y.split(64), strict=True))
+    for place in range(3):
+        mx, my = x[:, place].mean(0), y[:, place].mean(0)
+        a, b = (x[:, place] - mx).numpy(), (y[:, place] - my).numpy()
+        penalty = math.sqrt(line.RIDGE * (a**2).sum() / 8) * np.eye(8)
+        weights = np.linalg.lstsq(np.vstack([a, penalty]), np.vstack([b, np.zeros((8, 8))]), rcond=None)[0]
+        assert np.abs(a @ weights + my.numpy() - fitted(x)[:, place].numpy()).max() < 2e-3
+
+
+def test_the_regression_finds_a_map_of_its_rank_and_nothing_where_nothing_differs():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 2, 3, generator=g) @ torch.randn(3, 16, generator=g)
+    x[:, 0] = x[0, 0]  # as the first token of every text
+    y = 0.5 * x @ torch.randn(16, 16, generator=g)
+    fitted = line.Line(2, 16, 3)
+    assert not fitted(x).any()
+    fitted.fit(lambda: [(x, y)])
+    assert torch.allclose(fitted(x)[:, 0], y[:, 0], atol=1e-3)
+    assert float((fitted(x) - y).norm() / (y - y.mean(0)).norm()) < 0.05
+
+
+def test_the_network_starts_from_the_regression():
+    pipe = built("sdxl")
+    guard = SafeRedir.untrained(pipe, width=16, heads=2, rank=4)
+    tokens, pooled = torch.randn(2, 77, guard.net.shape.text), torch.randn(2, guard.net.shape.pooled)
+    for part, x in (("line", tokens), ("line_pooled", pooled[:, None])):
+        getattr(guard.net, part).fit(lambda x=x: [(x, -0.5 * x), (2 * x, -x)])
+    latents = torch.randn(2, guard.net.shape.channels, 8, 8)
+    with torch.no_grad():
+        shift = guard.net(latents, torch.full((2,), 999.0), tokens, pooled)
+        start = guard.net.line(tokens)
+    assert float(F.cosine_similarity(shift.direction, start, dim=-1).min()) > 0.9
+    assert float(F.cosine_similarity(shift.pooled, guard.net.line_pooled(pooled[:, None])[:, 0]).min()) > 0.5
+
+
+def test_an_odd_picture_raises_the_limit_of_its_own_step_alone():
+    harmless = torch.linspace(-6, -4, 200).repeat(4, 1)
+    harmless[3, 7] = 9.0
+    limits = calibrate._limits(harmless, 0.01)
+    assert float((harmless >= limits[:, None]).any(0).float().mean()) <= 0.01
+    assert float(limits[:3].max()) < -3.9 and calibrate._limits(harmless, 0.001)[3] > 9
 
 
 # ---- the guard ----

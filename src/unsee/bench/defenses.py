@@ -13,7 +13,7 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,14 +164,22 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
         raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
         return kind.fit(None, concept, work=".", **part.settings)
-    recipe = json.dumps([part.method, part.settings, concept.model_dump(mode="json"), digest(host)], sort_keys=True,
-                        default=str)  # fmt: skip
-    folder = keep / concept.name / f"{part.method}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    folder = keep / concept.name / f"{part.method}-{fit_address(kind, part.settings, concept, host)}"
     if not folder.exists():
         work = folder.with_name(folder.name + ".work")
         made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **part.settings)
         made.save_pretrained(folder)  # beside and renamed: whole, or not there
     return _saved(folder)
+
+
+def fit_address(kind: type[Any], given: dict[str, Any], concept: Concept, host: Iterable[Any]) -> str:
+    """Short name of a fit: another one for other settings, defaults of the method, concept or hosts."""
+    from ..unlearn.presets import settled
+
+    _, training = kind.check_settings(given)
+    usual = {} if training is None else asdict(settled(training, concept, kind.presets))
+    recipe = [kind.name, given, usual, concept.model_dump(mode="json"), digest(host)]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _saved(folder: Path) -> Any:

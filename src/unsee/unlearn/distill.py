@@ -72,7 +72,6 @@ class Distilling:
 class Distilled(WeightEdit):
     """A weight edit whose student is given a target for each latent. A method writes ``target``."""
 
-    presets: ClassVar[dict[str, dict[str, Any]]]  # paper and picto: what its Training leaves None
     quick: ClassVar[dict[str, Any]] = {
         "trajectories": 2, "draw_steps": 2, "steps": 2, "batch": 2, "lr": 1e-2, "checkpoint_every": 2,
     }  # fmt: skip

@@ -17,12 +17,15 @@ T = TypeVar("T")
 
 def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]]) -> T:
     """``training`` with each None replaced by the preset's value: ``picto`` or ``paper``, by the concept's models.
+    Without presets it stays as it is.
 
     >>> from unsee import concepts
     >>> from unsee.unlearn.duo.train import DuoTraining, PRESETS
     >>> settled(DuoTraining(), concepts.load("nudity"), PRESETS).base_lr
     0.0003
     """
+    if not presets:
+        return training
     usual = presets["picto" if concept.models == "picto" else "paper"]
     missing = [f.name for f in fields(training) if getattr(training, f.name) is None]  # type: ignore[arg-type]
     return replace(training, **{name: usual[name] for name in missing})  # type: ignore[type-var]

@@ -91,6 +91,14 @@ class Data:
             key=self.key + "-whole",
         )
 
+    def shifts(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+        """The plain pairs to fit on, in chunks: tokens and what makes them safe, pooled embeddings and the same."""
+        rows = [i for i in self.rows("fit", "unsafe") if self.texts[i].plain]
+        for start in range(0, len(rows), ROWS):
+            some = rows[start : start + ROWS]
+            (x, pooled), (goal, safe) = self.encoding(some), self.encoding([self.texts[i].twin for i in some])
+            yield x, goal - x, pooled, None if pooled is None or safe is None else safe - pooled
+
     def _cut(self, i: int) -> bool:
         return torch.equal(self.tokens[i], self.tokens[self.texts[i].twin])
 
@@ -125,12 +133,14 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
 
 
 def plan(fit: Fit, training: Training, texts: list[Text]) -> list[Walk]:
-    """Trajectories: for each of the first pairs unsafe, safe and redirected; harmless texts, as many as pairs."""
+    """Trajectories: for each of the first pairs unsafe, safe and redirected; harmless texts in both parts alike, since
+    the thresholds of late steps rest on those of the validation."""
     rng = random.Random(f"{fit.seed}:{fit.concept.name}:paths")
     made = []
-    for part, n in (("fit", training.trajectories), ("check", max(1, training.trajectories // 4))):
+    for part, n, calm in (("fit", training.trajectories, training.harmless_trajectories),
+                          ("check", max(1, training.trajectories // 4), training.harmless_trajectories)):  # fmt: skip
         unsafe = [i for i, t in enumerate(texts) if t.part == part and t.role == "unsafe"][:n]
-        harmless = [i for i, t in enumerate(texts) if t.part == part and t.role in ("benign", "neighbor")][:n]
+        harmless = [i for i, t in enumerate(texts) if t.part == part and t.role in ("benign", "neighbor")][:calm]
         for place, i in enumerate(unsafe):
             seed, twin = image_seed(fit.seed, f"{fit.concept.name}/saferedir/{part}/{place}"), texts[i].twin
             made += [Walk(i, "unsafe", part, seed), Walk(twin, "safe", part, seed)]

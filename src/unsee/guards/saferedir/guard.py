@@ -78,8 +78,9 @@ class SafeRedir(Guard):
     summary: ClassVar[str] = "Redirects the embedding of an unsafe prompt to a safe one, image by image, step by step."
     Training: ClassVar[type] = Training
     quick: ClassVar[dict[str, Any]] = {
-        "pairs": 6, "negatives": 6, "trajectories": 2, "num_inference_steps": 2, "stored_steps": 2, "width": 16,
-        "heads": 2, "max_train_steps": 4, "train_batch_size": 4, "validate_every": 2, "threshold": 0.0,
+        "pairs": 6, "negatives": 6, "trajectories": 2, "harmless_trajectories": 2, "num_inference_steps": 2,
+        "stored_steps": 2, "width": 16, "heads": 2, "rank": 4, "max_train_steps": 4, "train_batch_size": 4,
+        "validate_every": 2, "threshold": 0.0,
     }  # fmt: skip
 
     concept: str = ""
@@ -152,6 +153,7 @@ class SafeRedir(Guard):
         if isinstance(self.net, Redirector):
             self.net.dropout = training.dropout
             self.net.standardize(torch.stack([data.tokens[i] for i in data.rows("fit", "safe", "benign", "neighbor")]))
+            self.net.regress(data.shifts)
         seen = train(fit, training, data, self._network(), self._moves, self._time, stage)
         if self.mode == "unsee":
             self._round()
@@ -376,6 +378,7 @@ def _sizes(tokens: Tensor, pooled: Tensor | None, channels: int, grid: int, trai
         width=training.width,
         layers=training.layers,
         heads=training.heads,
+        rank=training.rank,
         mask=training.use_mask,
         scale=training.use_scale,
     )

@@ -112,6 +112,7 @@ class Text:
     role: str  # unsafe, safe (the other side of a pair), benign, neighbor, empty
     part: str  # fit, check
     twin: int = -1
+    plain: bool = False  # of an unsafe one: worded as the concept's templates are
 
 
 def compose(concept: Concept, pairs: int, negatives: int, seed: int) -> list[Text]:
@@ -125,8 +126,9 @@ def compose(concept: Concept, pairs: int, negatives: int, seed: int) -> list[Tex
         rng = random.Random(_digest(f"{seed}:{concept.name}:saferedir:{part}"))
         n = pairs if part == "fit" else max(2, pairs // 4)
         harmless = _negatives(own, negatives if part == "fit" else max(2, negatives // 4), rng, seed)
-        for unsafe, safe in _pairs(own, n, [text for text, role in harmless if role == "benign"], rng, seed):
-            made += [Text(unsafe, "unsafe", part, len(made) + 1), Text(safe, "safe", part)]
+        sentences = [text for text, role in harmless if role == "benign"]
+        for i, (unsafe, safe) in enumerate(_pairs(own, n, sentences, rng, seed)):
+            made += [Text(unsafe, "unsafe", part, len(made) + 1, plain=i < (n + 1) // 2), Text(safe, "safe", part)]
         made += [Text(text, role, part) for text, role in harmless]
     return made
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..base import Fit
 
 Move = Callable[[Shift, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-VERSION = 3  # of the terms: a checkpoint of others is not gone on with
+VERSION = 4  # of the terms: a checkpoint of others is not gone on with
 VALIDATED = 192  # items of a validation batch
 MEASURED = 256  # harmless texts that say how much texts differ, at most
 RIDGE = 1.0  # added to the variance of each axis, in units of the mean one: the strong axes alone are shrunk
@@ -55,7 +55,8 @@ class Training:
 
     pairs: int = 1280  # texts: pairs of unsafe and safe
     negatives: int = 1920  # and harmless ones
-    trajectories: int = 40  # pairs (and harmless texts) that are drawn
+    trajectories: int = 40  # pairs that are drawn
+    harmless_trajectories: int = 60  # harmless texts that are drawn, and as many for validation
     num_inference_steps: int = 25
     guidance_scale: float = 4.0
     stored_steps: int = 10
@@ -64,6 +65,7 @@ class Training:
     width: int = 128
     layers: int = 2
     heads: int = 4
+    rank: int = 64  # of the regression under the network; 0: none
     use_mask: bool = True
     use_scale: bool = True
     max_train_steps: int = 1200
@@ -95,7 +97,8 @@ class Training:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        for name in ("pairs", "negatives", "trajectories", "num_inference_steps", "stored_steps", "generate_batch_size",
+        for name in ("pairs", "negatives", "trajectories", "harmless_trajectories", "num_inference_steps",
+                     "stored_steps", "generate_batch_size",
                      "train_batch_size", "max_train_steps", "validate_every", "patience"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UserError(f"{name} of 1 or more", str(getattr(self, name)), "leave it out for the default")

@@ -95,6 +95,7 @@ class Duo(WeightEdit):
     name: ClassVar[str] = "duo"
     summary: ClassVar[str] = "DUO: self-attention LoRA, optimized to prefer safe images over their unsafe twins."
     Training: ClassVar[type | None] = DuoTraining
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     quick: ClassVar[dict[str, Any]] = {
         "n": 2, "steps": 2, "batch": 2, "rank": 2, "draw_steps": 2, "judge": "none", "beta": 500.0, "base_lr": 3e-4,
         "base_lambda": 1e6, "checkpoint_every": 2,
@@ -102,7 +103,7 @@ class Duo(WeightEdit):
 
     @classmethod
     def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
-        backbone, training = adapter(fit.pipe), settled(training, fit.concept, PRESETS)
+        backbone, training = adapter(fit.pipe), settled(training, fit.concept, cls.presets)
         made = cls(**arguments).fitted_for(backbone)
         scaled = Scaled.by(training.beta, training.base_lr, training.base_lambda)
         plan = plan_of(training, scaled.lr)  # a wrong setting fails before anything is drawn
