@@ -47,8 +47,13 @@ def settings(rest: str) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise UserError("a setting as key=value", repr(item), "write for example clip:threshold=0.6")
-        try:
-            found[key.strip().replace("-", "_")] = tomllib.loads(f"v = {value}")["v"]
-        except tomllib.TOMLDecodeError:
-            found[key.strip().replace("-", "_")] = value.strip()
+        found[key.strip().replace("-", "_")] = _scalar(value.strip())
     return found
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, int | float) else text  # a template "{}" is no table
