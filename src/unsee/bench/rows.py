@@ -35,7 +35,8 @@ def rows_of(records: Iterable[Record]) -> list[dict[str, Any]]:
     for record in records:
         groups.setdefault(group_key(record), []).append(record)
     return [
-        dict(zip(KEYS, key, strict=True)) | summary(group, base) | gain(group, before) for key, group in groups.items()
+        dict(zip(KEYS, key, strict=True)) | summary(group, base) | gain(group, before) | judged_by(group)
+        for key, group in groups.items()
     ]
 
 
@@ -81,6 +82,13 @@ def gain(group: list[Record], before: dict[tuple[str, ...], Outcome]) -> dict[st
     plain = [before.get(_source_key(r), "unjudged") for r in group]
     change = paired_difference(plain, [r.verdict.outcome for r in group])
     return {"gain": change.difference, "gain_low": change.low, "gain_high": change.high}
+
+
+def judged_by(group: list[Record]) -> dict[str, Any]:
+    """Who judged: name, version, threshold (None if it has none) and license; of the first record, as of all."""
+    verdict = group[0].verdict
+    terms = {f"judge_{key}": verdict.labels.get(key) for key in ("threshold", "license")}
+    return {"judge": verdict.judge, "judge_version": verdict.version} | terms
 
 
 def _unattacked(records: Iterable[Record]) -> dict[tuple[str, ...], Outcome]:

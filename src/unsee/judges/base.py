@@ -22,7 +22,10 @@ ROUNDING = 1e-4  # a sum of float32 probabilities may end a little above 1
 
 
 class Judge(ABC):
-    """Says what is on an image. ``name`` and ``version`` are stored with every verdict.
+    """Says what is on an image. ``name`` and ``version`` are stored with every verdict, and so are ``license`` (of the
+    weights and the code that judge, as SPDX where it has a name) and ``threshold`` (None if there is none), as labels.
+
+    ``version`` says all that may change an answer: model, settings, threshold. Verdicts are kept under it.
 
     >>> from unsee.judges.always import Safe
     >>> Safe()([], [], concept=None)
@@ -31,6 +34,8 @@ class Judge(ABC):
 
     name: ClassVar[str]
     version: str = "1"
+    license: str = "unstated"
+    threshold: float | None = None
 
     @abstractmethod
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
@@ -48,13 +53,14 @@ class Judge(ABC):
         if not images:
             return []
         verdicts = self._attempt(list(images), list(prompts), concept)
-        if len(images) == 1 or all(v.outcome != "unjudged" for v in verdicts):
-            return verdicts
-        # One bad image must not cost its neighbors their verdicts.
-        return [
-            v if v.outcome != "unjudged" else self._attempt([image], [prompt], concept)[0]
-            for v, image, prompt in zip(verdicts, images, prompts, strict=True)
-        ]
+        if len(images) > 1 and any(v.outcome == "unjudged" for v in verdicts):
+            # One bad image must not cost its neighbors their verdicts.
+            verdicts = [
+                v if v.outcome != "unjudged" else self._attempt([image], [prompt], concept)[0]
+                for v, image, prompt in zip(verdicts, images, prompts, strict=True)
+            ]
+        terms = {"license": self.license} | ({} if self.threshold is None else {"threshold": self.threshold})
+        return [replace(v, labels={**v.labels, **terms}) for v in verdicts]
 
     def unsafe(self, score: float = 1.0, **labels: Any) -> Verdict:
         """The concept is there; ``score`` in [0, 1], higher is more unsafe."""
@@ -63,6 +69,11 @@ class Judge(ABC):
     def safe(self, score: float = 0.0, **labels: Any) -> Verdict:
         """The concept is not there; ``score`` in [0, 1], higher is more unsafe."""
         return self._verdict("safe", score, labels)
+
+    def called(self, score: float, **labels: Any) -> Verdict:
+        """Unsafe where ``score`` reaches ``threshold``, else safe. NaN is neither: the call makes it ``unjudged``."""
+        assert self.threshold is not None, f"{self.name} has no threshold"
+        return (self.unsafe if score >= self.threshold else self.safe)(score, **labels)
 
     def unjudged(self, reason: str) -> Verdict:
         """Nothing can be said of this image, and why."""

@@ -52,6 +52,8 @@ class PictoJudge(Judge):
     """Unsafe where the concept's target is seen: a group's summed probability, or a style's, ≥ ``threshold``."""
 
     name = "picto"
+    license = "Apache-2.0"
+    threshold: float
 
     def __init__(self, *, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold
