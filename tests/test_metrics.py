@@ -6,8 +6,10 @@ What needs torch-fidelity, lpips or torchvision (``pip install 'unsee[metrics]'`
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import itertools
 import math
+import sys
 import time
 import types
 
@@ -28,6 +30,39 @@ def needs(module):
         return importlib.import_module(module)
     except ImportError as error:
         pytest.skip(f"needs {module} ({error}): pip install 'unsee[metrics]'")
+
+
+class StandIn(types.ModuleType):
+    """torchvision where it is not installed: empty classes by any name, and the layers of AlexNet."""
+
+    PARTS = ("", ".datasets", ".models", ".transforms", ".transforms.functional")
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+    def alexnet(self, **kwargs):
+        conv, relu, pool = torch.nn.Conv2d, torch.nn.ReLU, lambda: torch.nn.MaxPool2d(3, 2)
+        layers = [conv(3, 64, 11, 4, 2), relu(), pool(), conv(64, 192, 5, 1, 2), relu(), pool()]
+        layers += [conv(192, 384, 3, 1, 1), relu(), conv(384, 256, 3, 1, 1), relu(), conv(256, 256, 3, 1, 1), relu()]
+        return types.SimpleNamespace(features=torch.nn.Sequential(*layers))
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """``needs``, with a stand-in for the torchvision that the packages import but whose parts used here are not."""
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        for part in StandIn.PARTS:
+            module = StandIn(f"torchvision{part}")
+            module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            above, _, name = module.__name__.rpartition(".")
+            if above:
+                setattr(sys.modules[above], name, module)
+    return needs
 
 
 def noise(n, size=(64, 64), seed=0):
@@ -109,17 +144,17 @@ def test_lpips_refuses_another_size_and_a_network_without_a_name():
 
 def test_a_missing_package_is_one_line_with_its_remedy(monkeypatch):
     for package in ("lpips", "torch_fidelity.feature_extractor_inceptionv3"):
-        monkeypatch.setitem(__import__("sys").modules, package, None)
+        monkeypatch.setitem(sys.modules, package, None)
     for make in (lpips.LPIPS, frechet.FrechetDistance):
         with pytest.raises(UserError, match=r"pip install 'unsee\[metrics\]'"):
             make()
 
 
 @pytest.fixture
-def random_alexnet(monkeypatch):
+def random_alexnet(peers, monkeypatch):
     """The package's LPIPS with its learned channel weights on an AlexNet without a download."""
-    needs("lpips")
-    models = needs("torchvision").models
+    peers("lpips")
+    models = sys.modules["torchvision"].models
     made = models.alexnet
     torch.manual_seed(0)
     monkeypatch.setattr(models, "alexnet", lambda *args, **kwargs: made(weights=None))
@@ -256,8 +291,8 @@ def test_frechet_equals_scipys_root_and_is_zero_for_itself(n, m, dimensions, ran
 
 
 @pytest.mark.parametrize(("n", "dimensions"), [(200, 16), (400, 64)])
-def test_frechet_equals_torch_fidelitys_on_the_same_features(n, dimensions):
-    theirs = needs("torch_fidelity.metric_fid")
+def test_frechet_equals_torch_fidelitys_on_the_same_features(peers, n, dimensions):
+    theirs = peers("torch_fidelity.metric_fid")
     a, b = features(n, dimensions, 0), features(n, dimensions, 1)
     stats = [theirs.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
     expected = theirs.fid_statistics_to_metric(*stats, False)[theirs.KEY_METRIC_FID]
@@ -275,8 +310,8 @@ def test_kid_equals_a_slow_double_loop():
     assert frechet.squared_mmd(a, b) == pytest.approx(sum(within) - 2 * across, abs=1e-9)
 
 
-def test_kid_equals_torch_fidelitys_on_the_same_features():
-    theirs = needs("torch_fidelity.metric_kid")
+def test_kid_equals_torch_fidelitys_on_the_same_features(peers):
+    theirs = peers("torch_fidelity.metric_kid")
     a, b = (torch.from_numpy(features(60, 24, seed)) for seed in (0, 1))
     asked = {"kid_subsets": 3, "kid_subset_size": 60, "rng_seed": 0, "verbose": False}  # whole sets: any order
     expected = theirs.kid_features_to_metric(a, b, **asked)[theirs.KEY_METRIC_KID_MEAN]
@@ -326,8 +361,8 @@ def test_picto_features_are_the_judges_and_never_called_fid():
     assert frechet.KernelDistance(frechet.PictoFeatures()).name == "kernel-picto"
 
 
-def test_inception_is_torch_fidelitys_and_alone_called_fid(monkeypatch):
-    module = needs("torch_fidelity.feature_extractor_inceptionv3")
+def test_inception_is_torch_fidelitys_and_alone_called_fid(peers, monkeypatch):
+    module = peers("torch_fidelity.feature_extractor_inceptionv3")
     network = module.FeatureExtractorInceptionV3
     monkeypatch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: {})
     monkeypatch.setattr(network, "load_state_dict", lambda self, state: None)  # random weights

@@ -57,8 +57,8 @@ def seconds(call: Callable[[], Any], *, device: Any = "cpu") -> float:
 def peak_memory(call: Callable[[], Any], *, device: Any = "cpu") -> float | None:
     """Formula: the most memory held at once during one call, in MiB.
 
-    On CUDA what its allocator gave out, else VmHWM of the whole process (Linux), set back before the call; what was held
-    before and what other threads do count too. None, without calling, where the system cannot tell.
+    On CUDA what its allocator gave out, else VmHWM of the whole process (Linux), set back before the call.
+    What was held before counts, and so do other threads. None, without calling, where the system cannot tell.
     """
     if _cuda(device):
         import torch
