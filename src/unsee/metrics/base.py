@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @runtime_checkable
