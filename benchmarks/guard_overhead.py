@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ import torch
 import unsee
 from unsee.backbones import tiny
 from unsee.guards.saferedir import SafeRedir
+from unsee.metrics.cost import peak_memory
 
 PROMPT = "a photo of a person in a garden"
 
@@ -69,17 +68,7 @@ def seconds(pipe: Any, steps: int, batch: int) -> float:
 
 def peak(pipe: Any, steps: int, batch: int) -> float | None:
     """Most memory during one call, MB: of the accelerator, or of this process where the system can tell."""
-    if pipe.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        seconds(pipe, steps, batch)
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    seconds(pipe, steps, batch)
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else None
+    return peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
 
 
 def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> dict[str, Any]:
