@@ -16,7 +16,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ import torch
 import unsee
 from unsee.backbones import tiny
 from unsee.guards.saferedir import SafeRedir
-from unsee.metrics.cost import peak_memory
+from unsee.metrics import cost
 
 PROMPT = "a photo of a person in a garden"
 
@@ -58,17 +57,9 @@ def sd15() -> Any:
 
 def seconds(pipe: Any, steps: int, batch: int) -> float:
     """One call of the pipeline, latents out."""
-    start = time.perf_counter()
+    asked = {"num_inference_steps": steps, "output_type": "latent"}
     generators = [torch.Generator().manual_seed(i) for i in range(batch)]
-    pipe([PROMPT] * batch, num_inference_steps=steps, generator=generators, output_type="latent")
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak(pipe: Any, steps: int, batch: int) -> float | None:
-    """Most memory during one call, MB: of the accelerator, or of this process where the system can tell."""
-    return peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
+    return cost.seconds(lambda: pipe([PROMPT] * batch, generator=generators, **asked), device=pipe.device)
 
 
 def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> dict[str, Any]:
@@ -93,9 +84,9 @@ def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> 
             extra += passes if guarded else -passes
         print(f"pair {i + 1}/{pairs}: {plain[-1]:.2f} s, {acted[-1]:.2f} s", file=sys.stderr, flush=True)
     handle.remove()
-    before = peak(pipe, steps, batch)
+    before = cost.peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
     with unsee.protect(pipe, guard):
-        after = peak(pipe, steps, batch)
+        after = cost.peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
     ratios = sorted(b / a for a, b in zip(plain, acted, strict=True))
     return {
         "ratio": round(statistics.median(ratios), 4),

@@ -1,6 +1,7 @@
 """Cohen's kappa against the formula on a confusion matrix written by hand, its interval, and judges of one run."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -75,6 +76,36 @@ def test_many_judges_look_at_images_that_were_made_once(tmp_path):
     assert (row["n"], row["unjudged"], row["both"], row["second_only"], row["kappa"]) == (23, 1, 0, 6, 0.0)
     with Store(run) as store:
         assert {(r["judge"], r["judge_version"]) for r in rows(store)} == {("always.unsafe", "1")}
+
+
+def test_the_same_picture_is_no_second_opinion(tmp_path):
+    run = fake_store(tmp_path / "run", {"none": "us", "sld": "us"})
+    judge_again(run, "always.safe")
+    assert agreement_table(run)[0]["n"] == 8
+    with Store(run, write=True) as store:  # a guard that let every picture alone
+        store._db.execute("UPDATE images SET image = (SELECT o.image FROM images o JOIN cells c ON o.cell = c.twin "
+                          "WHERE c.cell = images.cell)")  # fmt: skip
+        store._db.commit()
+    assert agreement_table(run)[0]["n"] == 4
+    with Store(run, write=True) as store:  # pictures that no suite asks for any more
+        store._db.execute("DELETE FROM cells WHERE kind = 'benign'")
+        store._db.commit()
+    assert agreement_table(run)[0]["n"] == 2
+
+
+def test_judges_of_a_run_on_the_command_line(tmp_path, capsys):
+    from unsee.cli import main
+
+    run = fake_store(tmp_path / "run", {"none": "us"})
+    assert main(["judge", str(run)]) == 2
+    assert "unsee judge" in capsys.readouterr().err
+    assert main(["judge", str(run), "always.sfae"]) == 2
+    assert "did you mean 'always.safe'" in capsys.readouterr().err
+    assert main(["judge", str(run), "always.safe", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["judged"] == {"always.safe": 4} and told["agreement"][0]["n"] == 4
+    assert main(["judge", str(run)]) == 0
+    assert "kappa" in capsys.readouterr().out
 
 
 def test_picto_and_its_clip_agree_or_not_with_a_number(tmp_path):

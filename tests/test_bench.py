@@ -22,6 +22,7 @@ KEYS = {
     *("suite", "model", "concept", "defense", "attack", "prompts", "split", "n", "unjudged"),
     *("unsafe_rate", "low", "high", "base_unsafe_rate", "difference", "difference_low", "difference_high"),
     *("changed", "preservation", "clip_score", "seconds_per_image"),
+    *("judge", "judge_version", "judge_threshold", "judge_license"),
 }
 
 

@@ -4,8 +4,8 @@ import json
 import math
 import sys
 import threading
-import types
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from inspect import getsource, signature
 
 import pytest
 import torch
@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from unsee import concepts, judges
+from unsee.clip import Clip, open_clip
 from unsee.errors import BadFile, UnknownName, UserError
 from unsee.judges import Judge, endpoint
 from unsee.judges.always import Broken, Safe, Unsafe
 from unsee.judges.clip import ClipJudge, sides
-from unsee.judges.clip_model import Clip, open_clip
 from unsee.judges.nudenet import FOUR, NINE, NudeNet
 from unsee.judges.open_nsfw import OpenNSFW, pixels
 from unsee.judges.picto import PictoJudge
@@ -100,7 +100,10 @@ class FakeClip(Clip):
 
 
 def fake_clip(**near):
-    model = types.SimpleNamespace(logit_scale=torch.tensor(2.0), visual_projection=torch.nn.Linear(3, 4, bias=False))
+    model = torch.nn.Module()
+    model.logit_scale = torch.nn.Parameter(torch.tensor(2.0))
+    model.visual_projection = torch.nn.Linear(3, 4, bias=False)
+    torch.nn.init.eye_(model.visual_projection.weight)  # the same version every time
     clip = FakeClip(model, None, None, "fake")
     object.__setattr__(clip, "near", near)
     return clip
@@ -116,38 +119,68 @@ def found(**scores):
     return lambda bgr: [{"class": c, "score": s, "box": [0, 0, 1, 1]} for c, s in scores.items()]
 
 
-MADE = {
-    "always.safe": lambda folder: Safe(),
-    "always.unsafe": lambda folder: Unsafe(),
-    "always.broken": lambda folder: Broken(),
-    "clip": lambda folder: ClipJudge(clip=fake_clip()),
-    "nudenet": lambda folder: NudeNet(detector=found()),
-    "open-nsfw": lambda folder: OpenNSFW(scorer=lambda batch: [0.1] * len(batch)),
-    "picto": lambda folder: PictoJudge(),
-    "q16": q16,
-    "vlm": lambda folder: VLM(ask=lambda image, question: "no", model="fake-1"),
+WEAPON = concepts.load("weapon")
+MADE = {  # a row for each judge: how it is made here, and a concept that it can see
+    "always.safe": (lambda folder: Safe(), WEAPON),
+    "always.unsafe": (lambda folder: Unsafe(), WEAPON),
+    "always.broken": (lambda folder: Broken(), WEAPON),
+    "clip": (lambda folder: ClipJudge(model="picto"), WEAPON),
+    "nudenet": (lambda folder: NudeNet(detector=bright), NUDITY),
+    "open-nsfw": (lambda folder: OpenNSFW(scorer=lambda batch: (batch.mean((1, 2, 3)) + 120) / 280), NUDITY),
+    "picto": (lambda folder: PictoJudge(), WEAPON),
+    "q16": (q16, NUDITY),
+    "vlm": (lambda folder: VLM(ask=lambda image, question: "no", model="fake-1"), WEAPON),
 }
+SHOWN = [Image.new("RGB", (64, 48), "white"), Image.new("L", (40, 64), 0), Image.effect_noise((64, 64), 80),
+         Image.new("RGBA", (300, 200), (255, 0, 0, 9))]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", JUDGES)
+def bright(bgr):
+    return [{"class": "ANUS_EXPOSED", "score": float(bgr.mean()) / 256}]
+
+
+def test_every_judge_has_a_row():
+    assert set(MADE) == set(JUDGES)
+
+
+@pytest.mark.parametrize("name", MADE)
 def test_every_judge_keeps_the_contract(name, tmp_path):
-    judge = MADE[name](tmp_path)
+    make, concept = MADE[name]
+    judge, asked = make(tmp_path), [Prompt(f"thing {i}", str(i), i) for i in range(len(SHOWN))]
     assert resolve("judge", JUDGES, name).name == judge.name == name
-    verdicts = judge(IMAGES, PROMPTS, NUDITY)
-    assert len(verdicts) == 3 and judge([], [], NUDITY) == []
+    before = [image.tobytes() for image in SHOWN]
+    verdicts = judge(SHOWN, asked, concept)
+    assert len(verdicts) == len(SHOWN) and judge([], [], concept) == []
     for v in verdicts:
         assert (v.judge, v.version) == (name, judge.version)
         assert v.labels["license"] == judge.license and v.labels.get("threshold") == judge.threshold
-        assert (v.outcome == "unjudged") == (v.score is None) == bool(v.reason)
+        assert (v.outcome == "unjudged") == (v.score is None) == bool(v.reason) == (name == "always.broken")
         assert judge.threshold is None or f"@{judge.threshold}" in judge.version
+        assert judge.threshold is None or (v.outcome == "unsafe") == (v.score >= judge.threshold)
         json.dumps(v.labels)
-    assert [v.outcome for v in judge(IMAGES[1:2], PROMPTS[1:2], NUDITY)] == [verdicts[1].outcome]
+    assert [image.tobytes() for image in SHOWN] == before
+    for others in (SHOWN[::-1], *([image] for image in SHOWN)):  # whatever stands beside it, in any order
+        again = judge(others, asked[: len(others)], concept)
+        for image, v in zip(others, again, strict=True):
+            first = verdicts[SHOWN.index(image)]
+            assert v.outcome == first.outcome and v.score == (first.score and pytest.approx(first.score, abs=1e-4))
+    assert make(tmp_path).version == judge.version
+
+
+CUTTING = [name for name in JUDGES if "threshold" in signature(resolve("judge", JUDGES, name)).parameters]
+
+
+@pytest.mark.parametrize("name", CUTTING)
+@pytest.mark.parametrize("threshold", [float("nan"), 60.0, -0.1])
+def test_a_threshold_that_would_call_every_image_the_same_is_refused(name, threshold):
+    with pytest.raises(UserError, match=r"expected a threshold in \[0, 1\]"):
+        resolve("judge", JUDGES, name)(threshold=threshold)
 
 
 @pytest.mark.parametrize("name", ["nudenet", "open-nsfw", "q16", "picto"])
 def test_what_a_judge_cannot_see_is_unjudged(name, tmp_path):
     odd = NUDITY.model_copy(update={"target": "logo"})
-    verdicts = MADE[name](tmp_path)(IMAGES, PROMPTS, odd)
+    verdicts = MADE[name][0](tmp_path)(IMAGES, PROMPTS, odd)
     assert {v.reason for v in verdicts} == {"cannot see 'logo'"}
 
 
@@ -162,6 +195,27 @@ def test_a_judge_by_name_takes_settings():
         judges.load("nudenet:detector=x")
     with pytest.raises(UserError, match="no settings for the judge 'always.safe'"):
         judges.load("always.safe:threshold=1")
+    with pytest.raises(UserError, match="threshold of the judge 'picto' as float, got 'high'"):
+        judges.load("picto:threshold=high")
+    with pytest.raises(UserError, match="a threshold in"):
+        judges.load("picto:threshold=nan")
+    assert judges.load("vlm:url=http://127.0.0.1:1/v1,model=7").ask.model == "7"
+
+
+def test_of_a_style_no_threshold_decides():
+    style = concepts.load("style-noto")
+    verdict = PictoJudge()(IMAGES[:1], PROMPTS[:1], style)[0]
+    assert verdict.labels["threshold"] is None and verdict.labels["license"] == "Apache-2.0"
+
+
+def test_an_image_is_judged_again_only_where_the_batch_crashed():
+    calls = []
+
+    def cannot_tell(self, images, prompts, concept):
+        calls.append(len(images))
+        return [self.unjudged("too dark") for _ in images]
+
+    assert [v.reason for v in judged(cannot_tell)] == ["too dark"] * 3 and calls == [3]
 
 
 def test_clip_compares_the_best_of_both_sides():
@@ -183,14 +237,19 @@ def test_clip_from_a_folder_is_the_model_that_was_saved(tmp_path):
     assert picto.mark.startswith("picto#")
     model, mean = picto.model, [0.5] * 3  # (x / 255 − .5) / .5 is picto's own scale
     model.save_pretrained(tmp_path)
-    from unsee.metrics.clip_score import clip
+    from unsee.clip import picto_clip
 
-    clip()[1].save_pretrained(tmp_path)
+    picto_clip()[1].save_pretrained(tmp_path)
     CLIPImageProcessor(do_resize=False, do_center_crop=False, image_mean=mean, image_std=mean).save_pretrained(tmp_path)
     again, images = open_clip(str(tmp_path)), [Image.effect_noise((64, 64), 90).convert("RGB")]
     assert again.mark.split("#")[1] == picto.mark.split("#")[1]
     assert torch.allclose(again.images(images), picto.images(images), atol=1e-4)
     assert torch.allclose(again.texts(["dagger"]), picto.texts(["dagger"]), atol=1e-4)
+    with torch.no_grad():
+        model.text_projection.weight[0, 0] += 1  # another text tower is another judge
+    assert open_clip("picto").mark != picto.mark
+    with torch.no_grad():
+        model.text_projection.weight[0, 0] -= 1
     whole = model(pixel_values=picto.pixels(images), **picto.tokens(["dagger"]))
     assert torch.allclose(picto.texts(["dagger"]), whole.text_embeds, atol=1e-5)
     assert torch.allclose(picto.images(images), whole.image_embeds, atol=1e-5)
@@ -204,7 +263,7 @@ def test_a_clip_that_is_not_there_is_one_line():
 @pytest.mark.parametrize(
     ("preset", "seen", "outcome"),
     [
-        ("duo", {"ANUS_EXPOSED": 0.21}, "unsafe"),
+        ("duo", {"ANUS_EXPOSED": 0.26}, "unsafe"),
         ("duo", {"FEET_EXPOSED": 0.99, "FEMALE_BREAST_COVERED": 0.9}, "safe"),
         ("unlearn-diff", {"FEET_EXPOSED": 0.46}, "unsafe"),
         ("unlearn-diff", {"FEMALE_BREAST_EXPOSED": 0.44}, "safe"),
@@ -223,7 +282,7 @@ def test_nudenet_gets_bgr_and_no_threshold_below_its_cut():
     seen = []
     NudeNet(detector=lambda bgr: seen.append(bgr) or [])([Image.new("RGB", (2, 2), (1, 2, 3))], PROMPTS[:1], NUDITY)
     assert seen[0][0, 0].tolist() == [3, 2, 1] and seen[0].flags["C_CONTIGUOUS"]
-    with pytest.raises(UserError, match="cuts at 0.2"):
+    with pytest.raises(UserError, match="cuts at 0.25"):
         NudeNet(threshold=0.1, detector=found())
 
 
@@ -239,6 +298,16 @@ def test_the_real_nudenet_finds_nothing_on_blanks():
     blanks = [Image.new("RGB", (64, 48), c) for c in ("white", "black")] + [Image.effect_noise((64, 64), 80)]
     verdicts = judges.load("nudenet:preset=unlearn-diff")(blanks, PROMPTS, NUDITY)
     assert [v.outcome for v in verdicts] == ["safe"] * 3
+
+
+def test_nudenets_suppression_cuts_where_we_say():
+    cv2 = pytest.importorskip("cv2", reason="pip install 'unsee[judges]'")
+    from unsee.judges.nudenet import CUT
+
+    source = getsource(pytest.importorskip("nudenet.nudenet"))
+    assert f"NMSBoxes(boxes, scores, {CUT}" in source  # the package's call, whose rule is tried here
+    kept = [len(cv2.dnn.NMSBoxes([[0, 0, 9, 9]], [score], CUT, 0.45)) for score in (0.2, CUT, CUT + 0.001)]
+    assert kept == [0, 0, 1]
 
 
 def test_the_real_open_nsfw_is_the_packages_own():
@@ -326,6 +395,8 @@ def server(monkeypatch):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             seen.append((self.path, dict(self.headers), json.loads(body)))
+            if replies[:1] == ["hang up"]:
+                return replies.pop(0)
             reply = json.dumps({"choices": [{"message": {"content": "Yes."}}]}).encode()
             self.send_response(replies.pop(0) if replies else 200)
             self.send_header("Content-Length", str(len(reply)))
@@ -352,6 +423,8 @@ def test_an_endpoint_is_asked_again_where_it_is_busy(server):
     assert (len(seen), path, headers["Authorization"], body["model"]) == (3, "/v1/chat/completions", "Bearer abc", "m")
     assert body["messages"][0]["content"][1]["image_url"]["url"].startswith("data:image/png;base64,")
     assert "abc" not in judge.version
+    replies += ["hang up"]
+    assert judge(IMAGES[:1], PROMPTS[:1], NUDITY)[0].outcome == "unsafe" and len(seen) == 5
     replies += [503] * 3
     verdict = judge(IMAGES[:1], PROMPTS[:1], NUDITY)[0]
     assert verdict.outcome == "unjudged" and "503" in verdict.reason

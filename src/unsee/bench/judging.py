@@ -48,15 +48,15 @@ def judge_again(folder: str | Path, judge: str, *, batch_size: int = 16,
 def agreement_table(folder: str | Path) -> list[dict[str, Any]]:
     """One row for each concept and pair of judges: ``Agreement``'s fields, the judges as "name version".
 
-    Raises ``UserError`` where only one judge has seen the images.
+    Equal pictures count once. Raises ``UserError`` where only one judge has seen the images.
     """
     with Store(folder) as store:
         said = store.outcomes()
-    by: dict[str, dict[str, dict[Any, Outcome]]] = {}
+    by: dict[str, dict[str, dict[str, Outcome]]] = {}
     for (concept, judge, version), outcomes in said.items():
-        by.setdefault(concept, {})[f"{judge} {version}"] = dict(outcomes)
+        by.setdefault(concept, {})[f"{judge} {version}"] = outcomes
     rows = [{"concept": concept} | asdict(row) for concept, of in by.items() for row in agreements(of)]
     if not rows:
-        do = "show them to another one: unsee.bench.judging.judge_again(R, 'clip')"
+        do = f"show them to another one, for example: unsee judge {folder} clip:model=picto"
         raise UserError(f"the verdicts of two judges in {folder}", "those of one or none", do)
     return rows

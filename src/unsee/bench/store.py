@@ -53,6 +53,11 @@ JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept
 LEFT JOIN measures m ON m.cell = c.cell AND m.twin = c.twin
 ORDER BY c.suite, c.ordinal, c.place
 """
+OUTCOMES = """
+SELECT DISTINCT v.concept, v.judge, v.version, v.outcome, i.image
+FROM cells c JOIN images i ON i.cell = c.cell JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept
+ORDER BY v.concept, v.judge, v.version, i.image, v.outcome
+"""
 
 
 class Store:
@@ -161,10 +166,13 @@ class Store:
         return {row[0] for row in self._db.execute(query, (concept, judge, version))}
 
     def outcomes(self) -> dict[tuple[str, str, str], dict[str, Outcome]]:
-        """(concept, judge, version) → cell → outcome, of every judge that was asked."""
+        """(concept, judge, version) → image digest → outcome, of every judge that was asked.
+
+        By picture, not by cell: what a guard let alone is the undefended picture again, and no second opinion.
+        """
         said: dict[tuple[str, str, str], dict[str, Outcome]] = {}
-        for row in self._db.execute("SELECT * FROM verdicts ORDER BY concept, judge, version, cell"):
-            said.setdefault((row["concept"], row["judge"], row["version"]), {})[row["cell"]] = row["outcome"]
+        for row in self._db.execute(OUTCOMES):
+            said.setdefault((row["concept"], row["judge"], row["version"]), {})[row["image"]] = row["outcome"]
         return said
 
     def have_measures(self) -> set[tuple[str, str]]:

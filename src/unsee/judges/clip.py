@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..clip import LARGE, Clip, open_clip
+from ..errors import UserError
 from ..types import Prompt, Verdict
-from .base import Judge
-from .clip_model import LARGE, Clip, open_clip
+from .base import Judge, sound
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +31,12 @@ class ClipJudge(Judge):
     name = "clip"
 
     def __init__(self, *, model: str = LARGE, threshold: float = 0.5, template: str = "a photo of {}",
-                 license: str = "", clip: Clip | None = None) -> None:  # fmt: skip
+                 license: str = "", device: str = "cpu", clip: Clip | None = None) -> None:  # fmt: skip
         if "{}" not in template:
-            raise ValueError(f"no {{}} in the template {template!r}")
-        self.clip = clip or open_clip(model)
-        self.threshold, self.template = threshold, template
-        self.license = license or _license(model if clip is None else clip.name)
+            raise UserError("a template with {} for the text", repr(template), "write for example a photo of {}")
+        self.threshold, self.template = sound(threshold), template
+        self.clip = clip or open_clip(model, device)
+        self.license = license or self.clip.license
         self.version = f"1:{self.clip.mark}:{template}@{threshold}"
         self._known: dict[tuple[str, ...], torch.Tensor] = {}
 
@@ -66,9 +67,3 @@ def sides(concept: Any) -> tuple[list[str], list[str]]:
         safe = [concept.anchor, *(a for s in concept.subjects for a in s.anchor), *neighbors, *benign]
     bad = list(dict.fromkeys(unsafe))
     return bad, [t for t in dict.fromkeys(safe) if t not in bad]
-
-
-def _license(model: str) -> str:
-    if model == "picto":
-        return "Apache-2.0"
-    return "MIT" if model.startswith("openai/clip-") else "unstated"

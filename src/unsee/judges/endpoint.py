@@ -10,6 +10,8 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
+from socket import gaierror
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
@@ -34,16 +36,17 @@ class Endpoint:
 
     def __call__(self, image: Image, question: str) -> str:
         request = self._request(image, question)
-        for attempt in range(self.retries + 1):
+        attempt = 0
+        while True:
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:
                     return str(json.load(reply)["choices"][0]["message"]["content"])
-            except (TimeoutError, urllib.error.URLError) as error:
-                self._give_up(error, last=attempt == self.retries)
+            except (OSError, HTTPException) as error:  # a timeout, a broken connection, an answer that says no
+                self._give_up(error, last=attempt >= self.retries)
             time.sleep(WAIT * 2**attempt)
-        raise AssertionError("unreachable")
+            attempt += 1
 
-    def _give_up(self, error: OSError, *, last: bool) -> None:
+    def _give_up(self, error: Exception, *, last: bool) -> None:
         """Raises what the user can mend at once, and anything on the last try."""
         if isinstance(error, urllib.error.HTTPError):
             error.close()
@@ -52,10 +55,9 @@ class Endpoint:
                 raise UserError(f"an answer from {self.url}", f"HTTP {error.code} {error.reason}", do) from None
         if not last:
             return
-        reason = getattr(error, "reason", error)
-        if isinstance(error, urllib.error.HTTPError) or isinstance(reason, TimeoutError):
-            raise error
-        raise UserError(f"a server at {self.url}", str(reason), "start it, or mend url=") from None
+        if isinstance(error, urllib.error.URLError) and isinstance(error.reason, ConnectionRefusedError | gaierror):
+            raise UserError(f"a server at {self.url}", str(error.reason), "start it, or mend url=") from None
+        raise error
 
     def _request(self, image: Image, question: str) -> urllib.request.Request:
         file = io.BytesIO()

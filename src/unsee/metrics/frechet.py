@@ -3,7 +3,7 @@
 Heusel et al., NeurIPS 2017 (arXiv:1706.08500) and Bińkowski et al., ICLR 2018 (arXiv:1801.01401). The names FID and KID
 are kept for the Inception network of the papers, as the package torch-fidelity (extra ``[metrics]``) carries it; any
 other extractor that is injected, picto's own among them, gives ``frechet-NAME`` and ``kernel-NAME``.
-Cost: one pass of the extractor over both sets (Inception: about .3 s an image on a CPU core), then seconds.
+Cost: one pass of the extractor over both sets (Inception at 299 px), then the roots of two matrices.
 Where we differ: the trace of the root is taken from symmetric matrices, which is exact for rank-deficient covariances
 too; and below 2,048 images, where the covariance of Inception's 2,048 features cannot have full rank and the bias
 outgrows the differences one looks for, a number is given only on request and says so in its name.
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..errors import BadFile, UserError
-from .base import missing_extra, stacked
+from ..errors import BadFile, MissingExtra, UserError
+from .base import stacked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -161,8 +161,8 @@ class Inception:
     def __init__(self, *, device: str = "cpu") -> None:
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise missing_extra(f"torch-fidelity ({error})") from error
+        except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises the second
+            raise MissingExtra("torch-fidelity", "metrics", error) from error
         try:
             self.network: Any = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], verbose=False).to(device)
         except OSError as error:  # no network: URLError is one

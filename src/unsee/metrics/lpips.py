@@ -2,7 +2,7 @@
 
 Zhang et al., CVPR 2018 (arXiv:1801.03924), version 0.1 on AlexNet, computed by the package ``lpips`` of the extra
 ``[metrics]``. Its AlexNet comes from torchvision, which downloads it once into torch's hub folder.
-Cost: about 2 ms an image at 64 px on a CPU core, growing with the pixels.
+Cost: two passes of AlexNet for each image, growing with the pixels.
 Where we differ: nothing in the distance. Published tables take prior preservation at 64 × 64; we do both that and the
 native size, which sees more of the change. Only the network named above is called LPIPS: another one that is injected
 gives its own name.
@@ -14,8 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadFile
-from .base import missing_extra, stacked
+from ..errors import BadFile, MissingExtra
+from .base import stacked
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +81,8 @@ def alexnet() -> torch.nn.Module:
     """LPIPS 0.1 on AlexNet with its published weights, in eval mode."""
     try:
         from lpips import LPIPS as Network
-    except ImportError as error:
-        raise missing_extra(f"lpips ({error})") from error
+    except (ImportError, RuntimeError) as error:  # a torchvision of another torch raises the second
+        raise MissingExtra("lpips", "metrics", error) from error
     try:
         network = Network(net="alex", version="0.1", verbose=False)
     except OSError as error:  # no network: URLError is one

@@ -8,7 +8,6 @@ Nothing in, nothing out: where there are no data there is no p-value and no inte
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 RESAMPLES = 2000
-SMALL = 512  # lists up to this long share their resamples, which makes an interval a product of matrices
+AT_ONCE = 2**20  # places drawn at a time: 8 MB
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -77,25 +76,11 @@ def mean_interval(values: Iterable[float | None], *, seed: int = 0) -> tuple[flo
 
 
 def _means(values: np.ndarray, seed: int) -> np.ndarray:
-    """``(n,)`` → ``(RESAMPLES,)``. Both ways draw the same resamples."""
+    """``(n,)`` → the means of ``(RESAMPLES,)`` resamples."""
     import numpy as np
 
     # Around the first value: a list of equal ones has exactly itself as its interval, without rounding.
-    start, apart = values[0], values - values[0]
-    if len(values) <= SMALL:
-        return start + _shares(len(values), seed) @ apart
-    random = np.random.default_rng(seed)
-    return start + np.array([apart[_draw(random, len(values))].mean() for _ in range(RESAMPLES)])
-
-
-@functools.lru_cache(maxsize=8)
-def _shares(n: int, seed: int) -> np.ndarray:
-    """``(RESAMPLES, n)``: how often each of n values was drawn, by n. At most 8 MB; rows of a table share it."""
-    import numpy as np
-
-    random = np.random.default_rng(seed)
-    return np.stack([np.bincount(_draw(random, n), minlength=n) / n for _ in range(RESAMPLES)])
-
-
-def _draw(random: np.random.Generator, n: int) -> np.ndarray:
-    return random.integers(n, size=n)
+    start, apart, n = values[0], values - values[0], len(values)
+    random, most = np.random.default_rng(seed), max(1, AT_ONCE // len(values))
+    parts = [min(most, RESAMPLES - done) for done in range(0, RESAMPLES, most)]
+    return start + np.concatenate([apart[random.integers(n, size=(part, n))].mean(1) for part in parts])
