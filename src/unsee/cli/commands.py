@@ -222,8 +222,12 @@ def judge(
 
     Nothing is drawn, and the suite's own verdicts stay. Stopped and started again, it goes on where it was.
     """
-    from ..bench.judging import agreement_table, judge_again
+    from ..registry import JUDGES, resolve
     from . import show
+
+    for name in judges or []:
+        resolve("judge", JUDGES, name.partition(":")[0])  # all of them, before the first one works
+    from ..bench.judging import agreement_table, judge_again
 
     with show.progress("opening") as progress:
         judged = {name: judge_again(run, name, progress=progress) for name in judges or []}
