@@ -62,7 +62,7 @@ def open_clip(model: str, device: str = "cpu") -> Clip:
         return _picto(device)
     import transformers
 
-    # By name where there are two: the other one resizes with torchvision, to slightly different pixels.
+    # By name where there are two, so that pixels do not hang on whether torchvision is installed.
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     for local in (True, False):
         try:
