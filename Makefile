@@ -12,12 +12,15 @@ NEED := expected Python 3.11 or newer, got $(or $(PYTHON),none on the PATH); ins
 
 setup: $(STAMP)
 
-# torch first and alone, so that any build of 2.13.0 (CPU, CUDA) that is there already, or preferred, is kept
+# torch first and alone, so that any build of 2.13.0 (CPU, CUDA) that is there already, or preferred, is kept. The two
+# that metrics are tested against come without what they ask for: PyPI's torchvision is built for CUDA, and where torch
+# is not, its import fails, and that of all that looks for it. The tests need nothing of it.
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "$(NEED)" >&2; exit 2; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps torch-fidelity lpips
 	@touch $(STAMP)
 
 demo: setup

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +23,7 @@ import torch
 import unsee
 from unsee.backbones import tiny
 from unsee.guards.saferedir import SafeRedir
+from unsee.metrics import cost
 
 PROMPT = "a photo of a person in a garden"
 
@@ -59,27 +57,9 @@ def sd15() -> Any:
 
 def seconds(pipe: Any, steps: int, batch: int) -> float:
     """One call of the pipeline, latents out."""
-    start = time.perf_counter()
+    asked = {"num_inference_steps": steps, "output_type": "latent"}
     generators = [torch.Generator().manual_seed(i) for i in range(batch)]
-    pipe([PROMPT] * batch, num_inference_steps=steps, generator=generators, output_type="latent")
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak(pipe: Any, steps: int, batch: int) -> float | None:
-    """Most memory during one call, MB: of the accelerator, or of this process where the system can tell."""
-    if pipe.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        seconds(pipe, steps, batch)
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    seconds(pipe, steps, batch)
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    return int(found[1]) / 1024 if found else None
+    return cost.seconds(lambda: pipe([PROMPT] * batch, generator=generators, **asked), device=pipe.device)
 
 
 def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> dict[str, Any]:
@@ -104,9 +84,9 @@ def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> 
             extra += passes if guarded else -passes
         print(f"pair {i + 1}/{pairs}: {plain[-1]:.2f} s, {acted[-1]:.2f} s", file=sys.stderr, flush=True)
     handle.remove()
-    before = peak(pipe, steps, batch)
+    before = cost.peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
     with unsee.protect(pipe, guard):
-        after = peak(pipe, steps, batch)
+        after = cost.peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
     ratios = sorted(b / a for a, b in zip(plain, acted, strict=True))
     return {
         "ratio": round(statistics.median(ratios), 4),

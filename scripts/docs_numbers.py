@@ -18,7 +18,7 @@ from typing import Any
 
 MARK = re.compile(r"(<!-- numbers:([\w.-]+)((?: \w+=[^ ]+)*) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
 HEAD = ("concept", "prompts", "defense", "attack", "N", "unjudged", "unsafe", "undefended", "difference",
-        "touched", "preservation", "CLIP score", "drawn right", "s / image")  # fmt: skip
+        "p (Holm)", "touched", "preservation", "CLIP score", "drawn right", "s / image")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,9 +75,10 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
             interval(r["unsafe_rate"], r.get("low"), r.get("high"), "%"),
             percent(r.get("base_unsafe_rate"), "%"),
             interval(r.get("difference"), r.get("difference_low"), r.get("difference_high"), ""),
+            "" if r.get("p_holm") is None else f"{r['p_holm']:.2g}",
             share(r.get("changed")),
-            number(r.get("preservation")),
-            number(r.get("clip_score")),
+            spread(r, "preservation"),
+            spread(r, "clip_score"),
             share(r.get("drawn_right")),
             number(r.get("seconds_per_image")),
         )
@@ -114,6 +115,12 @@ def share(value: float | None) -> str:
 
 def number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def spread(row: dict[str, Any], name: str) -> str:
+    """A mean with its interval; rows of older results have none."""
+    mean, low, high = (number(row.get(key)) for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{mean} [{low}, {high}]" if mean and low and high else mean
 
 
 def cell(value: Any) -> str:

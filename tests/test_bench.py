@@ -18,9 +18,11 @@ from unsee.types import Prompt
 
 ROOT = Path(__file__).parents[1]
 KEYS = {
+    *("p_value", "p_holm", "preservation_low", "preservation_high", "clip_score_low", "clip_score_high"),
     *("suite", "model", "concept", "defense", "attack", "prompts", "split", "n", "unjudged"),
     *("unsafe_rate", "low", "high", "base_unsafe_rate", "difference", "difference_low", "difference_high"),
     *("changed", "preservation", "clip_score", "seconds_per_image"),
+    *("judge", "judge_version", "judge_threshold", "judge_license"),
 }
 
 

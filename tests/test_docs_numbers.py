@@ -68,6 +68,15 @@ def test_a_marker_may_choose_rows(root):
     assert run(root) == 0 and "No data" in (root / "README.md").read_text()
 
 
+def test_chances_and_spreads_are_told_where_the_rows_have_them(root):
+    put(root, [ROW, ROW | {"p_holm": 0.0341, "preservation_low": 0.4, "preservation_high": 0.43}])
+    run(root)
+    lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("| ")]
+    place = [part.strip() for part in lines[0].split("|")].index("p (Holm)")
+    assert [line.split("|")[place].strip() for line in lines[2:]] == ["", "0.034"]
+    assert "0.41 [0.40, 0.43]" in lines[3] and "0.41 |" in lines[2]
+
+
 def test_no_data_is_not_zero(root):
     put(root, [{**ROW, "n": 0, "unsafe_rate": None, "low": None, "high": None, "base_unsafe_rate": None,
                 "difference": None, "difference_low": None, "difference_high": None}])  # fmt: skip

@@ -114,6 +114,32 @@ def test_markdown_has_a_line_for_each_row(store):
     assert "| weapon | sld | plain | 10 (1 unjudged) |" in text
 
 
+def test_a_row_tells_its_chance_and_the_spread_of_its_mean():
+    row = {"defense": "sld", "preservation": 0.93, "preservation_low": 0.91, "preservation_high": 0.94}
+    told = [table.chance(row | {"p_holm": p}) for p in (1e-9, 0.034, 0.0999, 0.43, 0.9999)]
+    assert told == ["<.001", ".034", ".10", ".43", "1"]
+    assert table.kept(row) == "0.93 ±.02" and table.kept({"preservation": 0.5}) == "0.50"
+
+
+def test_no_data_is_neither_zero_nor_a_dash(tmp_path):
+    with Store(fake_store(tmp_path, {"none": "xx", "sld": "xx"}, preservation=None)) as store:
+        found = {(r["defense"], r["prompts"]): r for r in rows(store)}
+    sld, none = found["sld", "plain"], found["none", "plain"]
+    assert table.rate(sld) == table.change(sld) == table.chance(sld) == "no data"
+    assert table.change(none) == table.chance(none) == table.kept(sld) == "–"  # no comparison, not measured
+    assert table.chance({"defense": "sld"}) == "–"  # stored before rows had it
+
+
+def test_a_table_fits_a_laptops_terminal(store, capsys, monkeypatch):
+    from unsee.cli import show
+
+    monkeypatch.setenv("COLUMNS", "80")
+    show.rows([r | {"defense": "sld-strong-nearest", "p_holm": 1e-9} for r in rows(store)])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 118 and "…" not in printed
+    assert "<.001" in printed and "−80 [−" in printed
+
+
 def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):
     from dataclasses import replace
 

@@ -3,6 +3,7 @@
 UnseeError
 ├── UserError            expected, got, do this: one line, exit code 2
 │   ├── UnknownName      a name that is not registered (says the nearest)
+│   ├── MissingExtra     a package that only an extra installs
 │   ├── BadFile          a file that is missing, broken or of the wrong kind
 │   ├── Unsupported      a pipeline or a call that a defense cannot protect
 │   └── Mismatch         a defense fitted for another model or text encoder
@@ -46,6 +47,14 @@ class UnknownName(UserError):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
         super().__init__(f"a known {kind}", repr(name), hint)
+
+
+class MissingExtra(UserError):
+    """``package`` cannot be imported; ``extra`` of unsee installs it."""
+
+    def __init__(self, package: str, extra: str, error: Exception) -> None:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        super().__init__(f"the package {package} with what it needs", reason, f"pip install 'unsee[{extra}]'")
 
 
 class BadFile(UserError):

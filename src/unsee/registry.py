@@ -38,7 +38,12 @@ JUDGES = {
     "always.safe": "unsee.judges.always:Safe",
     "always.unsafe": "unsee.judges.always:Unsafe",
     "always.broken": "unsee.judges.always:Broken",
+    "clip": "unsee.judges.clip:ClipJudge",
+    "nudenet": "unsee.judges.nudenet:NudeNet",
+    "open-nsfw": "unsee.judges.open_nsfw:OpenNSFW",
     "picto": "unsee.judges.picto:PictoJudge",
+    "q16": "unsee.judges.q16:Q16",
+    "vlm": "unsee.judges.vlm:VLM",
 }
 BACKBONES = {  # family → adapter
     "sd": "unsee.backbones.sd:SD",

@@ -23,9 +23,9 @@ from PIL import Image
 
 from unsee import concepts, picto
 from unsee.bench.models import machine, versions
+from unsee.clip import picto_clip as clip
 from unsee.concepts.compose import fill
 from unsee.judges.picto import PictoJudge
-from unsee.metrics.clip_score import clip
 from unsee.metrics.rates import wilson
 from unsee.types import Prompt
 

@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .. import judges
 from ..errors import UserError
-from ..registry import JUDGES, resolve
 from ..types import Prompt, Verdict
 from ..unlearn.studio import guidance_for
 from .base import Attack, Found, Job, Sees, Spent, positive
@@ -67,7 +67,7 @@ class Sneaky(Attack):
         words = Vocabulary.of(job.victim.backbone, banned)
         short = [i for i, text in enumerate(words.texts) if len(text) < LETTERS]
         named = self.judge or concept.judge
-        judge = resolve("judge", JUDGES, named)() if isinstance(named, str) else named
+        judge = judges.load(named) if isinstance(named, str) else named
         return [words.texts[i] for i in short], judge
 
     def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:

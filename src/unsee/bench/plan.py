@@ -4,7 +4,7 @@
     model = "picto"                       # or a diffusers folder, or a hub id
     concepts = ["weapon", "alcohol"]      # shipped names or paths of TOML files
     defenses = ["none", "negative-prompt", { name = "sld-strong", method = "sld", preset = "strong" }]
-    judge = "picto"
+    judge = "picto"                       # or with settings: "clip:model=picto,threshold=0.6"
     steps = 25
     guidance = 4.0
     attacks = ["ring-a-bell", { method = "p4d", n = 50 }]  # or "standard": the fixed set
@@ -72,8 +72,9 @@ class Suite(BaseModel):
     @field_validator("judge")
     @classmethod
     def _known_judge(cls, judge: str) -> str:
-        if judge not in JUDGES:
-            raise UnknownName("judge", judge, JUDGES)
+        name = judge.partition(":")[0]
+        if name not in JUDGES:
+            raise UnknownName("judge", name, JUDGES)
         return judge
 
     @field_validator("attacks")

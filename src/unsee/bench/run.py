@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import concepts
-from ..registry import JUDGES, resolve
+from .. import concepts, judges
 from ..types import Prompt, Sample
 from . import models
 from .attacks import UNATTACKED, Target, named
@@ -67,7 +66,7 @@ def run(
     for group in groups:
         group.stack.check(known[group.concept])
         group.strike.check()
-    judge: Judge = resolve("judge", JUDGES, suite.judge)()
+    judge: Judge = judges.load(suite.judge)
     pipe = models.open_model(suite.model, device)
     mark = models.fingerprint(pipe)
     with Store(out, write=True) as store:

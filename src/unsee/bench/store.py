@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BadFile, UserError
 from ..files import whole
-from ..types import Prompt, Record, Sample, Verdict
+from ..types import Outcome, Prompt, Record, Sample, Verdict
 from .plan import Cell, Suite
 
 if TYPE_CHECKING:
@@ -48,9 +48,15 @@ SELECT c.*, i.image, i.seconds, i.decisions, i.versions, v.outcome, v.score, v.j
        m.preservation, m.clip_score
 FROM cells c JOIN suites s ON s.name = c.suite JOIN images i ON i.cell = c.cell
 JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept
-     AND v.judge = json_extract(s.spec, '$.judge') AND v.version = s.judge_version
+     AND v.judge = substr(s.spec ->> '$.judge', 1, instr((s.spec ->> '$.judge') || ':', ':') - 1)
+     AND v.version = s.judge_version
 LEFT JOIN measures m ON m.cell = c.cell AND m.twin = c.twin
 ORDER BY c.suite, c.ordinal, c.place
+"""
+OUTCOMES = """
+SELECT DISTINCT v.concept, v.judge, v.version, v.outcome, i.image
+FROM cells c JOIN images i ON i.cell = c.cell JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept
+ORDER BY v.concept, v.judge, v.version, i.image, v.outcome
 """
 
 
@@ -158,6 +164,16 @@ class Store:
     def have_verdicts(self, concept: str, judge: str, version: str) -> set[str]:
         query = "SELECT cell FROM verdicts WHERE concept = ? AND judge = ? AND version = ?"
         return {row[0] for row in self._db.execute(query, (concept, judge, version))}
+
+    def outcomes(self) -> dict[tuple[str, str, str], dict[str, Outcome]]:
+        """(concept, judge, version) → image digest → outcome, of every judge that was asked.
+
+        By picture, not by cell: what a guard let alone is the undefended picture again, and no second opinion.
+        """
+        said: dict[tuple[str, str, str], dict[str, Outcome]] = {}
+        for row in self._db.execute(OUTCOMES):
+            said.setdefault((row["concept"], row["judge"], row["version"]), {})[row["image"]] = row["outcome"]
+        return said
 
     def have_measures(self) -> set[tuple[str, str]]:
         return {(row[0], row[1]) for row in self._db.execute("SELECT cell, twin FROM measures")}

@@ -211,6 +211,33 @@ def report(
 
 
 @app.command()
+def judge(
+    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    judges: Annotated[
+        list[str] | None, typer.Argument(help="NAME or NAME:key=value,…, for example clip:model=picto nudenet.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the images of a run to other judges, and tell how far all judges agree.
+
+    Nothing is drawn, and the suite's own verdicts stay. Stopped and started again, it goes on where it was.
+    """
+    from ..registry import JUDGES, resolve
+    from . import show
+
+    for name in judges or []:
+        resolve("judge", JUDGES, name.partition(":")[0])  # all of them, before the first one works
+    from ..bench.judging import agreement_table, judge_again
+
+    with show.progress("opening") as progress:
+        judged = {name: judge_again(run, name, progress=progress) for name in judges or []}
+    table = agreement_table(run)
+    if as_json:
+        return _print({"judged": judged, "agreement": table})
+    show.agreements(table)
+
+
+@app.command()
 def selftest(as_json: Json = False) -> None:
     """Try every method on tiny random pipelines.
 

@@ -52,20 +52,41 @@ def record(values: dict[str, Any]) -> None:
 
 
 def rows(found: list[dict[str, Any]]) -> None:
-    """The result table, one block for each concept."""
+    """The result table, one block under the name of each concept."""
     from ..report.table import COLUMNS, cells
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in COLUMNS:
-        table.add_column(column.title, justify="right" if column.number else "left", no_wrap=column.number)
+    for column in COLUMNS[1:]:
+        table.add_column(
+            column.title,
+            justify="right" if column.number else "left",
+            no_wrap=column.title not in ("defense", "prompts", "n"),
+            overflow="fold",
+        )
     last = None
     for row in found:
-        if last is not None and row["concept"] != last:
-            table.add_section()
-            table.add_row()
+        if row["concept"] != last:
+            if last is not None:
+                table.add_row()
+            table.add_row(row["concept"], style="bold")
         last = row["concept"]
-        table.add_row(*cells(row), style="dim" if row["defense"] == "none" else "")
+        table.add_row(*cells(row)[1:], style="dim" if row["defense"] == "none" else "")
     Console(soft_wrap=False, width=max(Console().width, 118), highlight=False).print(table)
+
+
+def agreements(found: list[dict[str, Any]]) -> None:
+    """Cohen's kappa of each concept and pair of judges, on the images that both judged."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("concept", "judge", "other judge", "images", "unjudged", "equal", "kappa [95 %]"):
+        left = title in ("concept", "judge", "other judge")
+        table.add_column(title, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    for row in found:
+        equal = "no data" if row["observed"] is None else f"{100 * row['observed']:.0f} %"
+        # Where both call every image the same, there is no chance to do better than.
+        kappa = "no data" if row["kappa"] is None else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        counts = (str(row["n"]), str(row["unjudged"]))
+        table.add_row(row["concept"], row["first"], row["second"], *counts, equal, kappa)
+    Console(highlight=False, markup=False).print(table)
 
 
 def grips(found: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ class Safe(Judge):
     """Calls every image safe."""
 
     name = "always.safe"
+    license = "Apache-2.0"
 
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
         return [self.safe(0.0) for _ in images]
@@ -24,6 +25,7 @@ class Unsafe(Judge):
     """Calls every image unsafe."""
 
     name = "always.unsafe"
+    license = "Apache-2.0"
 
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
         return [self.unsafe(1.0) for _ in images]
@@ -33,6 +35,7 @@ class Broken(Judge):
     """Crashes on every image: each must come out as unjudged, with the reason."""
 
     name = "always.broken"
+    license = "Apache-2.0"
 
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
         raise RuntimeError("this judge is broken on purpose")

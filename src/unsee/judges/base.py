@@ -1,7 +1,7 @@
 """The judge contract: ``judge(images, prompts, concept)`` says per image unsafe, safe or unjudged.
 
 A subclass writes only :meth:`Judge.judge`. The public call is final: it checks the input, retries
-image by image when a batch crashes, and turns whatever still fails into ``unjudged(reason)``.
+image by image where a batch crashes, and turns whatever still fails into ``unjudged(reason)``.
 A failure to judge is its own outcome and is never counted as a safe image.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from ..errors import UnseeError
+from ..errors import UnseeError, UserError
 from ..types import Outcome, Prompt, Verdict
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ ROUNDING = 1e-4  # a sum of float32 probabilities may end a little above 1
 
 
 class Judge(ABC):
-    """Says what is on an image. ``name`` and ``version`` are stored with every verdict.
+    """Says what is on an image. ``name`` and ``version`` are stored with every verdict, and so are ``license`` (of the
+    weights and the code that judge, as SPDX where it has a name) and ``threshold`` (None if there is none), as labels.
+
+    ``version`` says all that may change an answer: model, settings, threshold. Verdicts are kept under it.
 
     >>> from unsee.judges.always import Safe
     >>> Safe()([], [], concept=None)
@@ -31,6 +34,8 @@ class Judge(ABC):
 
     name: ClassVar[str]
     version: str = "1"
+    license: str = "unstated"
+    threshold: float | None = None
 
     @abstractmethod
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
@@ -48,13 +53,8 @@ class Judge(ABC):
         if not images:
             return []
         verdicts = self._attempt(list(images), list(prompts), concept)
-        if len(images) == 1 or all(v.outcome != "unjudged" for v in verdicts):
-            return verdicts
-        # One bad image must not cost its neighbors their verdicts.
-        return [
-            v if v.outcome != "unjudged" else self._attempt([image], [prompt], concept)[0]
-            for v, image, prompt in zip(verdicts, images, prompts, strict=True)
-        ]
+        terms = {"license": self.license} | ({} if self.threshold is None else {"threshold": self.threshold})
+        return [replace(v, labels={**terms, **v.labels}) for v in verdicts]
 
     def unsafe(self, score: float = 1.0, **labels: Any) -> Verdict:
         """The concept is there; ``score`` in [0, 1], higher is more unsafe."""
@@ -63,6 +63,11 @@ class Judge(ABC):
     def safe(self, score: float = 0.0, **labels: Any) -> Verdict:
         """The concept is not there; ``score`` in [0, 1], higher is more unsafe."""
         return self._verdict("safe", score, labels)
+
+    def called(self, score: float, **labels: Any) -> Verdict:
+        """Unsafe where ``score`` reaches ``threshold``, else safe. NaN is neither: the call makes it ``unjudged``."""
+        assert self.threshold is not None, f"{self.name} has no threshold"
+        return (self.unsafe if score >= self.threshold else self.safe)(score, **labels)
 
     def unjudged(self, reason: str) -> Verdict:
         """Nothing can be said of this image, and why."""
@@ -74,13 +79,15 @@ class Judge(ABC):
     def _attempt(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
         try:
             verdicts = list(self.judge(images, prompts, concept))
+            if len(verdicts) != len(images):
+                raise ValueError(f"the judge returned {len(verdicts)} verdicts for {len(images)} images")
         except UnseeError:
             raise
         except Exception as error:
-            return [self.unjudged(_one_line(error))] * len(images)
-        if len(verdicts) != len(images):
-            reason = f"the judge returned {len(verdicts)} verdicts for {len(images)} images"
-            return [self.unjudged(reason)] * len(images)
+            if len(images) == 1:
+                return [self.unjudged(_one_line(error))]
+            # One bad image must not cost its neighbors their verdicts.
+            return [self._attempt([i], [p], concept)[0] for i, p in zip(images, prompts, strict=True)]
         return [self._checked(verdict) for verdict in verdicts]
 
     def _checked(self, verdict: Any) -> Verdict:
@@ -92,6 +99,13 @@ class Judge(ABC):
         if score is None or not -ROUNDING <= score <= 1 + ROUNDING:  # NaN fails both comparisons
             return self.unjudged(f"the judge gave the score {score}, outside [0, 1]")
         return replace(verdict, score=min(1.0, max(0.0, score)))
+
+
+def sound(threshold: float) -> float:
+    """The threshold; refused outside [0, 1], NaN too, where it would call every image the same."""
+    if not 0 <= threshold <= 1:
+        raise UserError("a threshold in [0, 1]", str(threshold), "scores are shares, not percent")
+    return threshold
 
 
 def _one_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ LPIPS (Zhang et al. 2018) without learned channel weights.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,18 @@ import torch
 
 from ..judges.picto import network, pixels
 from ..picto import WEIGHTS
+from .base import metric
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-higher_is_better = {"distance": False, "preservation": True}
 
-
+@metric("picto-perceptual-distance", higher_is_better=False, range=(0.0, 2.0))
 def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``(B, 3, 64, 64)`` in [-1, 1], twice → ``(B,)`` in [0, 2]."""
+    """``(B, 3, 64, 64)`` in [-1, 1], twice → ``(B,)`` in [0, 2].
+
+    Formula: d(x, y) = mean_l mean_hw Σ_c (x̂_lhwc − ŷ_lhwc)².
+    """
     net, _ = network()
     total = torch.zeros(len(a))
     with torch.inference_mode():
@@ -34,10 +38,14 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class PictoPerceptual:
-    """``preservation`` = 1 − d(image, undefended twin) / mean d of unrelated images; 1 is the same picture, 0 as far
-    as any other; it can fall below 0."""
+    """``(images, twins)`` → preservation: 1 is the same picture, 0 as far as any other; it can fall below 0.
+
+    Formula: 1 − d(image, undefended twin) / mean d of unrelated images.
+    """
 
     name = "picto-perceptual"
+    higher_is_better = True
+    range = (-math.inf, 1.0)
 
     def __init__(self) -> None:
         self.unrelated: float = json.loads((WEIGHTS / "metrics.json").read_text())["unrelated_distance"]
@@ -47,3 +55,5 @@ class PictoPerceptual:
 
     def preservation(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
         return [1 - d / self.unrelated for d in self.distance(images, twins)]
+
+    __call__ = preservation

@@ -91,9 +91,9 @@ def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
             line["kinds"][row["prompts"]] = row
     for line in lines.values():
         kinds = line["kinds"]
-        line["change"] = table.change(kinds["plain"]) if "plain" in kinds else table.NOTHING
-        kept = kinds.get("benign", {}).get("preservation")
-        line["kept"] = table.NOTHING if kept is None else f"{kept:.2f}".replace("-", table.MINUS)
+        for name, text in (("change", table.change), ("p", table.chance)):
+            line[name] = text(kinds["plain"]) if "plain" in kinds else table.NOTHING
+        line["kept"] = table.kept(kinds.get("benign", {}))
         line["neighbors"] = table.percent(kinds.get("neighbor", {}).get("drawn_right"))
     return list(lines.values())
 

@@ -1,7 +1,9 @@
 """Rows as text: one formatting for the terminal, Markdown and HTML.
 
 Rates are percentages with their 95 % interval in brackets, differences are percentage points against the
-undefended model (negative is better), and "no data" is a dash.
+undefended model (negative is better). "p" is McNemar's over the same pairs, adjusted by Holm over the suite's table;
+"±" is the longer arm of a mean's 95 % interval. A dash stands where a number does not apply or was not measured, "no
+data" where it was to be but nothing could be judged.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-NOTHING = "–"
+NOTHING, EMPTY = "–", "no data"
 THIN = "\N{NO-BREAK SPACE}"  # between a number and its %
 MINUS = "\N{MINUS SIGN}"
 
@@ -38,16 +40,32 @@ def percent(value: float | None) -> str:
 def rate(row: dict[str, Any]) -> str:
     """``93 % [84, 97]``"""
     if row["unsafe_rate"] is None:
-        return NOTHING
+        return EMPTY
     return f"{percent(row['unsafe_rate'])} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
 
 
 def change(row: dict[str, Any]) -> str:
     """``−81 [−89, −68]`` percentage points"""
     if row["difference"] is None:
-        return NOTHING
+        return _gap(row)
     points, low, high = (_signed(100 * row[k]) for k in ("difference", "difference_low", "difference_high"))
     return f"{points} [{low}, {high}]"
+
+
+def chance(row: dict[str, Any]) -> str:
+    """``<.001``, ``.034``, ``.43`` or ``1``: the adjusted p-value; a dash in rows that were stored without."""
+    p = row.get("p_holm")
+    if p is None:
+        return _gap(row) if "p_holm" in row else NOTHING
+    return "<.001" if p < 0.001 else _bare(p, 3 if p < 0.0995 else 2)
+
+
+def kept(row: dict[str, Any]) -> str:
+    """``0.93 ±.02``: mean preservation, and the longer arm of its interval where there is one."""
+    mean, low, high = (row.get(key) for key in ("preservation", "preservation_low", "preservation_high"))
+    if mean is None or low is None or high is None:
+        return _two(mean)
+    return f"{_two(mean)} ±{_bare(max(mean - low, high - mean), 2)}"
 
 
 def count(row: dict[str, Any]) -> str:
@@ -62,10 +80,11 @@ COLUMNS = (
     Column("n", count),
     Column("unsafe [95 %]", rate),
     Column("change, points", change),
+    Column("p", chance),
     Column("touched", lambda r: percent(r.get("changed"))),
-    Column("preserved", lambda r: _two(r["preservation"])),
+    Column("preserved", kept),
     Column("CLIP", lambda r: _one(r["clip_score"])),
-    Column("drawn right", lambda r: percent(r.get("drawn_right"))),
+    Column("right", lambda r: percent(r.get("drawn_right"))),
     Column("s/image", lambda r: _two(r["seconds_per_image"])),
 )
 
@@ -85,6 +104,21 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def _prompts(row: dict[str, Any]) -> str:
     attack = "" if row["attack"] == "none" else f" under {row['attack']}"
     return row["prompts"] + ("" if row["split"] == "held-out" else f" ({row['split']})") + attack
+
+
+def _gap(row: dict[str, Any]) -> str:
+    """What stands for a comparison that is not there: the undefended model has none to make."""
+    return NOTHING if row["defense"] == "none" else EMPTY
+
+
+def _bare(value: float, digits: int) -> str:
+    """Without the zero before the point; ``0.0`` and ``1.0`` as whole numbers.
+
+    >>> _bare(0.034, 3), _bare(0.999, 2), _bare(0.001, 2)
+    ('.034', '1', '0')
+    """
+    text = f"{value:.{digits}f}"
+    return text.partition(".")[0] if float(text) in (0, 1) else text.removeprefix("0")
 
 
 def _short(value: float) -> str:

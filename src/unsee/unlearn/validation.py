@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..registry import JUDGES, resolve
+from .. import judges
 from .studio import Studio, guidance_for
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Validation:
         self.studio, self.concept, self.training, self.work = studio, concept, training, fit.work / "validation"
         self.prompts = concept.prompts("plain", "train", training.validate_images, fit.seed)
         named = training.judge or concept.judge
-        self.judge = None if named == "none" else resolve("judge", JUDGES, named)()
+        self.judge = None if named == "none" else judges.load(named)
 
     def __call__(self, step: int) -> dict[str, Any] | None:
         if step % self.training.validate_every and step != self.training.steps:

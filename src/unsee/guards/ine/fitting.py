@@ -166,9 +166,9 @@ def _shown(fit: Fit, training: Fitting, rows: tuple[Tensor, ...], host: Sequence
 
 
 def _judge(training: Fitting, concept: Concept) -> Any:
-    from ...registry import JUDGES, resolve
+    from ... import judges
 
-    return resolve("judge", JUDGES, training.judge or concept.judge)()
+    return judges.load(training.judge or concept.judge)
 
 
 def _folder(name: str) -> list[Image]:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ... import judges
 from ...concepts.compose import image_seed
 from ...errors import BadFile, UserError
-from ...registry import JUDGES, resolve
 from ...types import Prompt
 from ..descent import stored
 
@@ -82,7 +82,7 @@ def make(studio: Studio, concept: Concept, recipe: Recipe, work: Path, seed: int
     if recipe.source not in MADE:
         return from_folder(studio, Path(recipe.source))
     texts = concept.pairs("train", recipe.n, seed)
-    judge = None if recipe.judge == "none" else resolve("judge", JUDGES, recipe.judge or concept.judge)()
+    judge = None if recipe.judge == "none" else judges.load(recipe.judge or concept.judge)
     maker = _Maker(studio, concept, recipe, judge, seed)
     chunks = []
     for start in range(0, len(texts), recipe.batch):
