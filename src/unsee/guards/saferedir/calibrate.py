@@ -1,4 +1,4 @@
-"""The thresholds, one for each part of the way: few enough harmless validation texts are triggered at any step."""
+"""The thresholds, one for each part of the way: few enough harmless validation texts are triggered at each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 CHUNK = 256
 
 
-def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit, most: Tensor | None = None) -> dict[str, Any]:
+def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit) -> dict[str, Any]:
     """Sets the network's ``bias`` so that p = 0.5 is the threshold; returns what it does on the validation part.
 
     A harmless text counts with its margins (logit of unsafe minus safe) at the steps of a harmless trajectory, its
     own where it has one. An unsafe one counts with noise, as at the first step. The reference network
-    keeps its 0.5 (the release has no threshold); its numbers are reported alike. ``most`` is a bias that no knot may
-    exceed: a refit has fewer harmless pictures left to calibrate on, too few for the late steps, where they count.
+    keeps its 0.5 (the release has no threshold); its numbers are reported alike.
     """
     fit.progress("calibration", 0, 1)
     harmless, unsafe = data.rows("check", *HARMLESS), data.rows("check", "unsafe")
@@ -38,10 +37,8 @@ def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit, most: Te
     low = _margins(net, data, unsafe, [(rng.choice(calm), 0) for _ in unsafe])
     limits = torch.zeros(len(times))
     if isinstance(net, Redirector):
-        limits = _limits(steps, training.false_positives)
+        limits = _limits(steps, times, training.false_positives)
         net.bias.sub_(_at_knots(limits, times, len(net.bias)))
-        if most is not None:
-            net.bias.copy_(torch.minimum(net.bias, most))
         net.bias.copy_(net.bias.half().float())  # as it is saved
         limits = -net.threshold(times)
     over = (steps >= limits[:, None]).any(0)
@@ -55,18 +52,15 @@ def calibrate(net: nn.Module, data: Data, training: Training, fit: Fit, most: Te
     }
 
 
-def _limits(harmless: Tensor, share: float) -> Tensor:
-    """A limit for each step, so that at most ``share`` of the harmless texts reach one. ``harmless`` (steps, n).
+def _limits(harmless: Tensor, times: Tensor, share: float) -> Tensor:
+    """A limit for each step, that few of the harmless texts reach. ``harmless`` (steps, n), ``times`` (steps,) 0-999.
 
-    Each is just above the k-th largest margin of its step, with the largest k that keeps to the share. So an odd
-    picture, or pictures that differ more than texts do, raise the limit of their own step alone.
+    At pure noise, where the text alone decides, it is ``share`` of them; then it falls as t squared: a redirection that
+    comes late takes little of the concept away, and still spoils a harmless picture. Each step by itself, so that
+    an odd picture raises no other step's limit.
     """
-    falling = harmless.sort(dim=1, descending=True)[0]
-    allowed = share * harmless.shape[1]
-    k = 0
-    while k + 1 < harmless.shape[1] and (harmless > falling[:, k + 1, None]).any(0).sum() <= allowed:
-        k += 1
-    return falling[:, k] + 1e-3
+    rows = zip(harmless, times.tolist(), strict=True)
+    return torch.stack([m.quantile(1 - share * (t / 999) ** 2, interpolation="higher") + 1e-3 for m, t in rows])
 
 
 def _at_knots(limits: Tensor, times: Tensor, knots: int) -> Tensor:

@@ -133,7 +133,7 @@ class SafeRedir(Guard):
         seen = made._train(fit, training, data, "training")
         if training.refit:
             shorter = dataclasses.replace(training, max_train_steps=seen["best_step"], validate_every=seen["best_step"])
-            again = made._train(fit, shorter, data.whole(), "refit", most=getattr(made.net, "bias", None))
+            again = made._train(fit, shorter, data.whole(), "refit")
             seen |= {"refit": {name: again[name] for name in ("harmless", "false_positives", "threshold_logits")}}
         made.record = {  # type: ignore[misc]
             "concept": fit.concept.name,
@@ -143,9 +143,8 @@ class SafeRedir(Guard):
         }
         return made.fitted_for(backbone)
 
-    def _train(self, fit: Fit, training: Any, data: Any, stage: str, most: Tensor | None = None) -> dict[str, Any]:
-        """A network from scratch, rounded as it will be saved, and calibrated to a bias of at ``most`` that; what
-        validation saw."""
+    def _train(self, fit: Fit, training: Any, data: Any, stage: str) -> dict[str, Any]:
+        """A network from scratch, rounded as it will be saved, and calibrated; what validation saw."""
         from .calibrate import calibrate
         from .train import train
 
@@ -157,7 +156,7 @@ class SafeRedir(Guard):
         seen = train(fit, training, data, self._network(), self._moves, self._time, stage)
         if self.mode == "unsee":
             self._round()
-        return {**seen, **calibrate(self._network(), data, training, fit, most)}
+        return {**seen, **calibrate(self._network(), data, training, fit)}
 
     @classmethod
     def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:

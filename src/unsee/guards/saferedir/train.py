@@ -42,11 +42,12 @@ if TYPE_CHECKING:
     from ..base import Fit
 
 Move = Callable[[Shift, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-VERSION = 4  # of the terms: a checkpoint of others is not gone on with
+VERSION = 6  # of the terms: a checkpoint of others is not gone on with
 VALIDATED = 192  # items of a validation batch
 MEASURED = 256  # harmless texts that say how much texts differ, at most
 RIDGE = 1.0  # added to the variance of each axis, in units of the mean one: the strong axes alone are shrunk
-SMOOTHING = 0.02
+
+BOUND = 2.5  # of logits in validation: a few odd words, judged wrongly and surely, do not say when to stop
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Training:
     pairs: int = 1280  # texts: pairs of unsafe and safe
     negatives: int = 1920  # and harmless ones
     trajectories: int = 40  # pairs that are drawn
-    harmless_trajectories: int = 60  # harmless texts that are drawn, and as many for validation
+    harmless_trajectories: int = 120  # harmless texts that are drawn, and as many for validation
     num_inference_steps: int = 25
     guidance_scale: float = 4.0
     stored_steps: int = 10
@@ -87,7 +88,7 @@ class Training:
     mixing: float = 0.3  # share of embeddings mixed with another
     seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
     seen_from: float = 0.7  # of the stored steps: earlier the picture is too vague, and harmless ones are triggered
-    false_positives: float = 0.01  # share of harmless texts that may be triggered in validation
+    false_positives: float = 0.01  # share of validation's harmless texts that the first step may trigger
     refit: bool = True  # once validated, train anew as many steps with the words that validation kept
     mixed_precision: str = "no"
     track: str = ""  # tensorboard, or another tracker of accelerate
@@ -138,8 +139,9 @@ def whitening(x: Tensor) -> Tensor:
 
 
 def terms(shift: Shift, moved: Tensor, moved_pooled: Tensor | None, batch: Batch, space: Space,
-          training: Training) -> dict[str, Tensor]:  # fmt: skip
-    """The six terms, each a scalar; see the head of this file. ``moved`` is the shift applied."""
+          training: Training, bound: float = math.inf) -> dict[str, Tensor]:  # fmt: skip
+    """The six terms, each a scalar; see the head of this file. ``moved`` is the shift applied, ``bound`` the largest
+    logit that counts."""
     y, wanted = batch.unsafe, batch.shift
     n = y.sum().clamp(min=1)
     length = batch.tokens.norm(dim=-1).clamp(min=1e-6)
@@ -155,7 +157,7 @@ def terms(shift: Shift, moved: Tensor, moved_pooled: Tensor | None, batch: Batch
     align = 1 - F.cosine_similarity(got, goal, dim=-1, eps=1e-4)
     still = (moved.norm(dim=-1) / length).square().mean(1)
     return {
-        "classification": F.cross_entropy(shift.logits, y.long(), label_smoothing=SMOOTHING),
+        "classification": F.cross_entropy(shift.logits.clamp(-bound, bound), y.long()),
         "mse": mse,
         "cosine": (cosine * here).sum() / here.sum().clamp(min=1),
         "mask": (bce * y).sum() / n,
@@ -196,11 +198,11 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     check = Sampler(data, "check", training)(VALIDATED, fit.seed, plain=True).to(accelerator.device)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
 
-    def look(batch: Batch) -> dict[str, Tensor]:
+    def look(batch: Batch, bound: float = math.inf) -> dict[str, Tensor]:
         made = model(batch.latents, getattr(batch, time), batch.tokens, batch.pooled)
         shift = Shift(*(None if x is None else x.float() for x in made))  # type: ignore[arg-type]
         moved = move(shift, batch.tokens, batch.pooled)
-        return terms(shift, *moved, batch, space, training)
+        return terms(shift, *moved, batch, space, training, bound)
 
     while not state.over(training):
         model.train()
@@ -222,7 +224,7 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
         if state.step % training.validate_every == 0 or state.step == training.max_train_steps:
             model.eval()
             with torch.no_grad():
-                found = look(check)
+                found = look(check, BOUND)
             state.validated(float(total(found, training)), {name: round(float(v), 5) for name, v in found.items()})
             accelerator.log(
                 {"loss": float(loss.detach()), **{f"check/{k}": float(v) for k, v in found.items()}}, state.step
