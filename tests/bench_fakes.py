@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from PIL import Image
 
 from unsee import concepts
 from unsee.bench.plan import Cell, Suite, address
-from unsee.bench.store import Store
+from unsee.bench.store import TIMINGS, Store
 from unsee.types import Record, Sample, Verdict
 
 NEGATIVE = {"name": "negative", "method": "negative-prompt", "text": "dagger, bomb"}
@@ -39,6 +40,12 @@ def timeless(records: list[Record]) -> list[Record]:
 def stored(folder: Path) -> list[Record]:
     with Store(folder) as store:
         return timeless(store.records())
+
+
+def comparable(folder: Path) -> list[dict[str, Any]]:
+    """The exported Parquet, row by row, without the columns that no two runs share."""
+    lines = pq.read_table(folder / "records.parquet").to_pylist()
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
 def fake_store(folder: Path, unsafe: dict[str, str], *, preservation: float | None = 0.8, size: int = 8) -> Path:

@@ -3,12 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from bench_fakes import NEGATIVE, stored, suite, timeless
+from bench_fakes import NEGATIVE, comparable, stored, suite
 
-from unsee.bench import engine, models
+from unsee.bench import engine
 from unsee.bench.defenses import Stack
 from unsee.bench.plan import Suite, address
 from unsee.bench.run import run
@@ -178,26 +176,12 @@ def test_a_part_first_and_the_rest_later_is_the_same(whole, tmp_path):
     assert stored(tmp_path) == stored(whole[0])
 
 
-def test_pictures_do_not_depend_on_the_batch(whole, tmp_path):
-    run(suite(), tmp_path, batch_size=3)
-    with Store(tmp_path) as one, Store(whole[0]) as other:
-        ours, theirs = timeless(one.records()), timeless(other.records())
-        assert [r.cell for r in ours] == [r.cell for r in theirs]
-        for a, b in zip(ours, theirs, strict=True):
-            apart = np.abs(np.asarray(one.image(a.image), int) - np.asarray(other.image(b.image), int))
-            assert apart.max() <= 2  # of 255: the last bits of a float, no other noise
-
-
-def test_two_processes_draw_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "share", lambda workers: 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # another number of threads may add up in another order
-    try:
-        run(suite(), tmp_path / "one")
-    finally:
-        torch.set_num_threads(threads)
-    run(suite(), tmp_path / "two", workers=2)
-    assert stored(tmp_path / "two") == stored(tmp_path / "one")
+def test_two_processes_draw_the_same_and_say_with_what(whole, tmp_path):
+    run(suite(), tmp_path, workers=2)
+    assert comparable(tmp_path) == comparable(whole[0])
+    with Store(tmp_path) as store:
+        assert store.suites()["tiny"]["machine"] | {"workers": 2, "threads": 1} == store.suites()["tiny"]["machine"]
+        assert {r.versions["threads"] for r in store.records()} == {"1"}
 
 
 def test_a_refusal_in_a_worker_is_the_same_line(tmp_path):

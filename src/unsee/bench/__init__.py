@@ -5,5 +5,6 @@
     rows = run(Suite.load("suites/first.toml"), "runs/first")
 
 In the order of the data: ``plan`` (what is to be made), ``defenses`` (named, fitted, kept), ``models``
-(opened, and which metrics they have), ``generate``, ``store``, ``run`` (all of it, resumable), ``rows``.
+(opened, and which metrics they have), ``generate``, ``exact`` (the same bits for any batch), ``engine`` and ``engines``
+(who draws), ``store``, ``run`` (all of it, resumable), ``shard`` and ``merge`` (a part of it, and back), ``rows``.
 """

@@ -14,6 +14,7 @@ from .. import concepts, judges
 from ..errors import UserError
 from ..metrics.agreement import agreements
 from ..types import Outcome, Prompt
+from .exact import THREADS, fixed
 from .generate import batches
 from .store import Store
 
@@ -37,7 +38,8 @@ def judge_again(folder: str | Path, judge: str, *, batch_size: int = 16,
         for concept, cells in todo:
             for batch in batches(cells, batch_size):
                 images = [store.image_of(cell) for cell in batch]
-                verdicts = made(images, [asked[concept, cell] for cell in batch], known[concept])
+                with fixed(THREADS):
+                    verdicts = made(images, [asked[concept, cell] for cell in batch], known[concept])
                 store.put_verdicts(concept, dict(zip(batch, verdicts, strict=True)))
                 done += len(batch)
                 if progress:

@@ -6,10 +6,10 @@ sisters (random pipelines built in code, for dry runs and tests).
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -73,18 +73,20 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine(device: str = "cpu", workers: int = 1) -> dict[str, Any]:
+def brief(fingerprint: list[Any]) -> str:
+    """A fingerprint as one short word, to compare and to show."""
+    return hashlib.sha256(json.dumps(fingerprint, default=str).encode()).hexdigest()[:16]
+
+
+def machine(device: str = "cpu", workers: int = 1, threads: int = 1, engine: str = "local") -> dict[str, Any]:
     """What the timings were taken on; ``threads`` are those of one worker."""
-    import torch
+    name = platform.machine()
+    if device.startswith("cuda"):
+        import torch
 
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
-    threads = torch.get_num_threads() if workers == 1 else share(workers)
-    return {"device": device, "name": name, "workers": workers, "threads": threads, "commit": _commit()}
-
-
-def share(workers: int) -> int:
-    """Threads for each of ``workers`` processes on this machine."""
-    return max((os.cpu_count() or 1) // workers, 1)
+        name = torch.cuda.get_device_name()
+    found = {"device": device, "name": name, "workers": workers, "threads": threads, "commit": _commit()}
+    return found if engine == "local" else found | {"engine": engine}
 
 
 def _commit() -> str:

@@ -1,29 +1,32 @@
 """Run a suite: fit what is missing, attack, generate, judge, measure. Resumes wherever it was stopped.
 
-How a resumed run comes to the same images, bit for bit: the cells of a group (concept × defense × kind
-of prompts) are cut into batches in plan order, a batch is stored in one transaction, and a batch of which
-any cell is missing is generated whole. So the composition of every batch is the plan's, whatever was
-killed when. ``--only`` chooses whole groups and changes no batch either. Another ``batch_size`` changes
-at most the last bits of a float before rounding to 8-bit pixels. An attack's prompts are found once for each concept,
-defense and kind of prompts, and kept in ``R/attacks``; they are cells like all others, addressed by what they say.
+The cells of a group (concept × defense × kind of prompts) are cut into batches in plan order, and a batch is stored in
+one transaction, drawn or judged or measured. Pictures, verdicts and measures are made under :func:`.exact.fixed`, so
+none of them depends on the batch it was made in: neither ``batch_size`` nor a kill, a shard or an engine changes a bit
+on one kind of processor. An attack's prompts are found once for each concept, defense and kind of prompts, and kept in
+``R/attacks``; they are cells like all others, addressed by what they say. Fits and attacks are made by the caller
+alone, with the threads that torch has there, whatever the engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import concepts, judges
-from ..types import Prompt, Sample
+from ..types import Prompt
 from . import models
 from .attacks import UNATTACKED, Target, named
 from .defenses import NONE, digest
-from .engine import Batch, drawn
+from .engine import Batch, Crew, Engine
+from .engine import engine as opened
+from .exact import THREADS, fixed
 from .generate import batches
 from .plan import Cell, Group, Suite, address
 from .rows import rows
+from .shard import Shard, pictures
 from .store import Store
 
 if TYPE_CHECKING:
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from ..judges import Judge
 
 Progress = Callable[[str, int, int], None]  # stage, images done, images in all
+
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Planned:
     guards: tuple[Any, ...]
     cells: tuple[Cell, ...]
 
+    def of(self, share: set[str] | None) -> Planned:
+        """The same group with the cells of a shard alone, whose twins are ``share``; None is all of them."""
+        return self if share is None else replace(self, cells=tuple(c for c in self.cells if c.twin in share))
+
 
 def run(
     suite: Suite,
@@ -51,11 +61,16 @@ def run(
     batch_size: int | None = None,
     device: str = "cpu",
     workers: int = 1,
+    threads: int = THREADS,
+    engine: str = "local",
+    address: str = "",
+    shard: Shard = WHOLE,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Run ``suite`` in the folder ``out`` and return the rows of everything that is stored there.
+    """Run ``suite``, or a ``shard`` of it, in the folder ``out``; returns the rows of everything that is stored there.
 
-    With several ``workers`` the images are drawn by as many processes, each with a model of its own on ``device``.
+    The images are drawn by ``workers``, each with a model of its own on ``device`` and ``threads`` threads: by this
+    process (1) or by others of this machine with the engine "local", with "ray" by those of the cluster at ``address``.
 
     Raises :class:`UserError` for what the user can mend, before anything is written where that can be
     known: names, files and the model are looked up first.
@@ -67,27 +82,32 @@ def run(
         group.stack.check(known[group.concept])
         group.strike.check()
     judge: Judge = judges.load(suite.judge)
-    pipe = models.open_model(suite.model, device)
-    mark = models.fingerprint(pipe)
-    with Store(out, write=True) as store:
-        fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
-        plan = [
-            _planned(g, known[g.concept], fitted[g.concept, g.stack.name], suite, mark, pipe, Path(out), progress)
-            for g in groups
-        ]
-        store.put_suite(suite, judge.version, models.versions(), models.machine(device, workers))
-        order = suite.groups()
-        for planned in plan:
-            store.put_cells(suite.name, suite.model, order.index(planned.group), planned.cells)
-        size = batch_size or suite.batch_size
-        todo = _missing(store, plan, suite, size)
-        total = sum(len(planned.cells) for planned in plan)
-        left = sum(len(batch.cells) for batch in todo)
-        _generate(store, drawn(todo, pipe, suite.model, device, workers), total - left, total, progress)
-        _judge(store, judge, plan, size, progress)
-        _measure(store, models.extractors(suite.model), plan, size, progress)
-        store.export(store.folder / "records.parquet")
-        return rows(store)
+    crew = Crew(suite.model, device, workers, threads, address)
+    with opened(engine, crew) as at_work:
+        pipe = models.open_model(suite.model, device)
+        mark = models.fingerprint(pipe)
+        share = shard.part(pictures(suite, known, mark)) if shard.of > 1 else None
+        with Store(out, write=True) as store:
+            fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
+            plan = [
+                _planned(g, known[g.concept], fitted[g.concept, g.stack.name], suite, mark, pipe, Path(out), progress)
+                for g in groups
+            ]
+            store.put_suite(suite, judge.version, models.versions(), models.machine(device, workers, threads, engine))
+            said = _said(suite, plan, shard, mark)
+            store.put_mark(suite.name, said)
+            plan = [planned.of(share) for planned in plan]
+            order = suite.groups()
+            for planned in plan:
+                store.put_cells(suite.name, suite.model, order.index(planned.group), planned.cells)
+            size = batch_size or suite.batch_size
+            _make(store, at_work, _missing(store, plan, suite, size, threads), pipe, plan, threads, progress)
+            with fixed(threads):
+                _judge(store, judge, plan, size, progress)
+                _measure(store, models.extractors(suite.model), plan, size, progress)
+            store.put_mark(suite.name, said | {"finished": True})
+            store.export(store.folder / "records.parquet")
+            return rows(store)
 
 
 def _fit(
@@ -121,21 +141,37 @@ def _planned(group: Group, concept: Concept, guards: tuple[Any, ...], suite: Sui
     return Planned(group, concept, guards, tuple(cells))
 
 
-def _missing(store: Store, plan: list[Planned], suite: Suite, size: int) -> list[Batch]:
+def _said(suite: Suite, plan: list[Planned], shard: Shard, mark: Any) -> dict[str, Any]:
+    """What the folder is marked with: which shard, of how many pictures in all, made with what."""
+    order = suite.groups()
+    return {
+        "shard": str(shard),
+        "model": models.brief(mark),
+        "defenses": {f"{p.concept.name}/{p.group.stack.name}": digest(p.guards) for p in plan},
+        "planned": {str(order.index(p.group)): len(p.cells) for p in plan},
+        "finished": False,
+    }
+
+
+def _missing(store: Store, plan: list[Planned], suite: Suite, size: int, threads: int) -> list[Batch]:
     """The batches of which any cell has no image yet; what two groups share is drawn with the first."""
     have, todo = store.have_images(), []
     for planned in plan:
         for cells in batches(planned.cells, size):
             if any(cell.cell not in have for cell in cells):
                 have |= {cell.cell for cell in cells}
-                todo.append(Batch(tuple(cells), planned.guards, planned.group.stack.name, suite.settings))
+                todo.append(Batch(tuple(cells), planned.guards, planned.group.stack.name, suite.settings, threads))
     return todo
 
 
-def _generate(store: Store, ready: Iterable[dict[str, Sample]], done: int, total: int, progress: Progress) -> None:
-    versions = models.versions()
+def _make(store: Store, engine: Engine, todo: list[Batch], pipe: Any, plan: list[Planned], threads: int,
+          progress: Progress) -> None:  # fmt: skip
+    """Draw and store ``todo``. What can change a picture is stored with it."""
+    versions = models.versions() | {"threads": str(threads)}
+    total = sum(len(planned.cells) for planned in plan)
+    done = total - sum(len(batch.cells) for batch in todo)
     progress("images", done, total)
-    for samples in ready:
+    for samples in engine.drawn(todo, pipe):
         store.put_samples(samples, versions)
         done += len(samples)
         progress("images", done, total)

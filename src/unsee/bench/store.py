@@ -1,12 +1,15 @@
 """Where results live: records in SQLite, images as PNG named by the sha256 of their bytes.
 
-    R/store.sqlite          suites, cells, images, verdicts, measures
+    R/store.sqlite          suites, cells, images, verdicts, measures, marks (which part of a suite this is, of what)
     R/images/ab/abcd….png   written beside and renamed: a file is whole or not there
     R/defenses/…            what was fitted for the run
     R/records.parquet       the export, one line per record
 
 Images are generated once and judged many times, so a verdict is keyed by judge and version, and an
 image only by its content address. One process writes at a time; any number may read.
+
+Of the export, ``TIMINGS`` differ from run to run. All other columns are equal row for row for any batch size, any
+number of workers and shards, either engine, killed and resumed or not (on one kind of processor, see :mod:`.exact`).
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VERSION = 1  # of the tables below
+TIMINGS = ("seconds",)  # columns of the export that no two runs share
+MARKS = "CREATE TABLE IF NOT EXISTS marks (suite TEXT PRIMARY KEY, mark TEXT)"  # of a suite; older stores have none
 TABLES = """
 CREATE TABLE suites (name TEXT PRIMARY KEY, digest TEXT, spec TEXT, judge_version TEXT, versions TEXT, machine TEXT);
 CREATE TABLE cells (
@@ -106,6 +111,36 @@ class Store:
             values = (suite.name, suite.digest, spec, judge_version, _dump(versions), _dump(machine))
             db.execute("INSERT OR REPLACE INTO suites VALUES (?, ?, ?, ?, ?, ?)", values)
 
+    def put_mark(self, suite: str, mark: dict[str, Any]) -> None:
+        """Say which shard of ``suite`` this folder holds, and what it was made with.
+
+        Raises :class:`UserError` if it holds another shard. What was planned before stays planned.
+        """
+        old = self.mark(suite)
+        if old and old["shard"] != mark["shard"]:
+            got = f"{self.folder} of shard {old['shard']}"
+            raise UserError(f"a folder of shard {mark['shard']}", got, "choose another --out")
+        joined = {key: old.get(key, {}) | mark[key] for key in ("planned", "defenses")}
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (suite, _dump(mark | joined)))
+
+    def take_over(self, other: Store) -> None:
+        """All of a shard that was run elsewhere, under the mark of the whole; what is there already stays.
+
+        Pictures first, so that no line names one that is not there.
+        """
+        for row in other._db.execute("SELECT DISTINCT image FROM images"):
+            if not self.path(row["image"]).exists():
+                self._put_image(other.image(row["image"]))
+        with self._transaction() as db:
+            for table in ("suites", "cells", "images", "verdicts", "measures"):
+                rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {table}")]
+                if rows:
+                    db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks(len(rows[0]))})", rows)
+            for name in other.suites():
+                whole = other.mark(name) | {"shard": "1/1"}
+                db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, _dump(whole)))
+
     def put_cells(self, suite: str, model: str, ordinal: int, cells: Iterable[Cell]) -> None:
         """Write down what one group will hold, in place of what it held."""
         lines = [
@@ -153,6 +188,13 @@ class Store:
             }
             for row in self._db.execute("SELECT * FROM suites ORDER BY name")
         }
+
+    def mark(self, suite: str) -> dict[str, Any]:
+        """What :meth:`put_mark` said of a suite; empty for a run of before there were shards."""
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'marks'").fetchone():
+            return {}
+        row = self._db.execute("SELECT mark FROM marks WHERE suite = ?", (suite,)).fetchone()
+        return json.loads(row["mark"]) if row else {}
 
     def records(self) -> list[Record]:
         """Everything that was made and judged, in plan order."""
@@ -236,9 +278,12 @@ class Store:
             self._db.execute("PRAGMA journal_mode = WAL")
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found == 0 and write:
-            self._db.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+            self._db.executescript(f"BEGIN; {TABLES} {MARKS}; PRAGMA user_version = {VERSION}; COMMIT;")
         elif found != VERSION:
             raise BadFile(f"a store of version {VERSION}", f"version {found}", "run the suite in a new folder")
+        elif write:
+            with self._db:
+                self._db.execute(MARKS)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

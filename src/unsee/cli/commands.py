@@ -37,6 +37,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Use this seed instead of 
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images drawn at once; instead of the suite's.")]
 
 Workers = Annotated[int, typer.Option(min=1, help="Processes that draw, each with a model of its own.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each; another number may change last bits.")]
 
 
 @app.command()
@@ -162,13 +163,39 @@ def bench(
     batch_size: BatchSize = None,
     device: Device = "cpu",
     workers: Workers = 1,
+    threads: Threads = 1,
+    engine: Annotated[
+        str, typer.Option(help="Where images are drawn: local (processes) or ray (a cluster).")
+    ] = "local",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster, HOST:PORT [default: the one here].")] = "",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Run the I-th of N parts; see unsee merge.")] = "",
     as_json: Json = False,
 ) -> None:
     """Run a suite and write its report.
 
     What is not fitted yet is fitted first. A run that was stopped goes on where it was.
+    The rows do not depend on batch size, workers, shards or engine.
     """
-    _bench(suite, out, only or [], seed, batch_size, device, workers, as_json)
+    how = {"threads": threads, "engine": engine, "address": address, "shard": shard}
+    _bench(suite, out, only or [], seed, batch_size, device, workers, as_json, **how)
+
+
+@app.command()
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="The folders of all shards of a suite.")],
+    out: Annotated[Path, typer.Option(help="Folder of the whole run.")],
+    as_json: Json = False,
+) -> None:
+    """Bring the shards of a suite together and write the report.
+
+    Refused: shards of another suite, model, judge, defense or version, and shards that are missing or not finished.
+    """
+    from ..bench.merge import merge as together
+    from ..bench.store import Store
+
+    together(shards, out)
+    with Store(out) as store:
+        _tell(store, as_json)
 
 
 @app.command()
@@ -265,26 +292,30 @@ def _bench(
     device: str,
     workers: int,
     as_json: bool,
+    **how: Any,
 ) -> None:
     from ..bench.plan import Suite
 
     suite = Suite.load(path)
     if seed is not None:
         suite = suite.model_copy(update={"seed": seed})
-    _run(suite, out, only, batch_size, device, workers, as_json)
+    _run(suite, out, only, batch_size, device, workers, as_json, **how)
 
 
 def _run(
-    suite: Any, out: Path, only: list[str], batch_size: int | None, device: str, workers: int, as_json: bool
+    suite: Any, out: Path, only: list[str], batch_size: int | None, device: str, workers: int, as_json: bool, **how: Any
 ) -> None:
+    """``how`` goes to :func:`unsee.bench.run.run`: threads, engine, address, shard as text."""
+    from ..bench.shard import Shard
     from . import show
 
     suite.groups(only)  # a misspelled --only fails before torch is imported
+    how["shard"] = Shard.parse(how.get("shard", ""))
     with show.progress("opening") as progress:
         from ..bench.run import run
         from ..bench.store import Store
 
-        run(suite, out, only=only, batch_size=batch_size, device=device, workers=workers, progress=progress)
+        run(suite, out, only=only, batch_size=batch_size, device=device, workers=workers, progress=progress, **how)
     with Store(out) as store:
         _tell(store, as_json, suite.name)
 

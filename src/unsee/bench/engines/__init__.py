@@ -1,0 +1,1 @@
+"""The engines: one file each, listed in ``unsee.bench.engine.ENGINES``."""

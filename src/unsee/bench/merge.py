@@ -1,0 +1,105 @@
+"""Bring the folders of all shards together: one run folder, with the rows that the suite in one piece would have.
+
+    unsee merge R1 R2 --out R
+
+Nothing is drawn, judged or fitted. Every shard must be there, once, finished, and of the same suite, model, judge,
+defenses, versions and threads; anything else is told in one line, before anything is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .shard import Shard
+from .store import Store
+
+SAME = ("suite", "model", "judge", "defenses", "versions", "threads", "planned", "of")
+
+
+def merge(folders: Sequence[str | Path], out: str | Path) -> int:
+    """Everything of the shards in ``folders`` into ``out``; how many records that are.
+
+    Killed and called again it goes on. Raises :class:`UserError` for shards that do not belong together.
+    """
+    if Path(out).resolve() in {Path(folder).resolve() for folder in folders}:
+        raise UserError("--out as a folder of its own", f"{out}, a shard", "choose another --out")
+    with ExitStack() as stack:
+        shards = [stack.enter_context(Store(folder)) for folder in folders]
+        _check([_facts(shard) for shard in shards])
+        with Store(out, write=True) as store:
+            for shard in shards:
+                store.take_over(shard)
+            for kept in ("defenses", "attacks"):
+                for shard in shards:
+                    _copy(shard.folder / kept, store.folder / kept)
+            store.export(store.folder / "records.parquet")
+            return len(store.records())
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    """What decides whether a shard belongs to the others."""
+    suites = store.suites()
+    if len(suites) != 1 or not store.mark(*suites):
+        raise UserError("the folder of one suite's shard", str(store.folder), "make it with unsee bench --shard I/N")
+    ((name, suite),) = suites.items()
+    mark = store.mark(name)
+    if not mark["finished"]:
+        raise UserError("finished shards", f"{store.folder}, which was stopped", "run its command again; it goes on")
+    shard = Shard.parse(mark["shard"])
+    spec = {key: value for key, value in suite["spec"].items() if key != "batch_size"}
+    return {
+        "folder": store.folder,
+        "number": shard.number,
+        "of": shard.of,
+        "suite": spec,
+        "judge": f"{spec['judge']} {suite['judge_version']}",
+        "versions": suite["versions"],
+        "threads": suite["machine"].get("threads"),
+        **{key: mark[key] for key in ("model", "defenses", "planned")},
+    }
+
+
+def _check(shards: list[dict[str, Any]]) -> None:
+    first = shards[0]
+    for shard in shards[1:]:
+        for key in SAME:
+            if shard[key] != first[key]:
+                got = f"another {key} in {shard['folder']} than in {first['folder']}" + _apart(first[key], shard[key])
+                raise UserError("shards of one suite, model and judge", got, "merge those that belong together")
+    numbers = [shard["number"] for shard in shards]
+    twice = sorted({n for n in numbers if numbers.count(n) > 1})
+    if twice:
+        raise UserError("every shard once", f"{twice[0]}/{first['of']} twice", "name each folder once")
+    missing = sorted(set(range(1, first["of"] + 1)) - set(numbers))
+    if missing:
+        left = ", ".join(f"{n}/{first['of']}" for n in missing[:5])
+        raise UserError(f"all {first['of']} shards", f"none for {left}", "run what is missing, and name its folder too")
+
+
+def _apart(one: Any, other: Any) -> str:
+    """Where two tables differ first, in words."""
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return f" ({str(other)[:60]}, not {str(one)[:60]})"
+    key = next(k for k in sorted(one.keys() | other.keys()) if one.get(k) != other.get(k))
+    return f" ({key}: {str(other.get(key))[:60]}, not {str(one.get(key))[:60]})"
+
+
+def _scratch(path: Path) -> bool:
+    """Of a fit that is done: its data and checkpoints."""
+    return any(part.endswith(".work") for part in path.parts)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """What was fitted or found, so that the run can go on from here; equal in all shards, so the first serves."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file() and not _scratch(path)):
+        place = target / file.relative_to(source)
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            fresh = place.with_name(f".{place.name}.fresh")
+            shutil.copyfile(file, fresh)
+            fresh.replace(place)
