@@ -29,6 +29,7 @@ __all__ = [
     "SPM",
     "SafeRedir",
     "Sneaky",
+    "Stack",
     "UCE",
     "UnlearnDiff",
     "adapter",
@@ -58,6 +59,7 @@ _HOMES = {
     "SPM": ("unsee.unlearn.spm", "SPM"),
     "SafeRedir": ("unsee.guards.saferedir", "SafeRedir"),
     "Sneaky": ("unsee.attacks.sneaky", "Sneaky"),
+    "Stack": ("unsee.guards.stack", "Stack"),
     "UCE": ("unsee.unlearn.uce", "UCE"),
     "UnlearnDiff": ("unsee.attacks.unlearn_diff", "UnlearnDiff"),
     "adapter": ("unsee.backbones", "adapter"),
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from .guards.saferedir import SafeRedir
     from .guards.safree import SAFREE
     from .guards.sld import SLD
+    from .guards.stack import Stack
     from .judges.picto import PictoJudge
     from .models import load
     from .unlearn.ca import CA

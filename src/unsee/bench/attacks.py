@@ -22,6 +22,7 @@ from .defenses import settings as parsed
 
 if TYPE_CHECKING:
     from ..attacks import Attack, AttackedPrompt
+    from ..attacks.base import Sees, Spent
     from ..concepts import Concept
     from ..types import Prompt
     from .plan import Suite
@@ -77,6 +78,11 @@ class Strike:
         """Raises :class:`UserError` for a setting or a value that cannot be."""
         if self.method:
             self._attack({})
+
+    def most(self, n: int) -> tuple[Sees, Spent]:
+        """What the attack sees of the model, and the most that it may spend on ``n`` prompts (fewer if it says so)."""
+        attack = self._attack({})
+        return attack.sees, attack.most(min(n, self.n or n))
 
     def run(self, target: Target, prompts: list[Prompt], suite: Suite, folder: Path,
             progress: Callable[[str, int, int], None] | None = None) -> list[AttackedPrompt]:  # fmt: skip

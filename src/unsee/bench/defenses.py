@@ -1,8 +1,8 @@
 """How a suite or a command line names a defense, and the fitting of what is not fitted yet.
 
-A defense is a folder (``runs/duo-weapon``; ``{concept}`` in it stands for the concept's name), one of the
-fitted ones that ship (``picto/duo-weapon``), or a method with its settings (``sld``, ``sld:preset=strong``,
-``{ method = "sld", preset = "strong" }``).
+A defense is a folder (``runs/duo-weapon``; ``{concept}`` in it stands for the concept's name; a saved stack is one
+too, and counts as what it holds), one of the fitted ones that ship (``picto/duo-weapon``), or a method with its
+settings (``sld``, ``sld:preset=strong``, ``{ method = "sld", preset = "strong" }``).
 A list of them is a stack, attached in that order and named with ``+``. ``none`` is the empty stack.
 """
 
@@ -90,7 +90,7 @@ class Stack:
         """
         made: list[Any] = []
         for part in self.parts:
-            made.append(_guard(part, concept, keep, pipe, made, progress))
+            made += _guard(part, concept, keep, pipe, made, progress).members()
         return made
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``unsee demo | fit | generate | attack | bench | merge | report | selftest``.
+"""The command line: ``unsee demo | fit | generate | attack | erase | bench | merge | report | selftest``.
 
 Exit codes: 0 done, 1 failed, 2 misused. What the user can mend is one line on stderr, ``error: expected …,
 got …; do …``; a fault of ours keeps its traceback. With ``--json`` stdout holds one JSON object and nothing else.

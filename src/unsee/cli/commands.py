@@ -155,6 +155,50 @@ def attack(
 
 
 @app.command()
+def erase(
+    concept: Annotated[str, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the winner; OUT.work holds the rest, and it resumes.")],
+    model: Model = "picto",
+    budget: Annotated[str, typer.Option(help="Time for all of it: 90s, 60m, 1h30m, or none.")] = "60m",
+    floor: Annotated[float, typer.Option(help="Least preservation of benign pictures, 0 to 1; 0 for no floor.")] = 0.92,
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option(help="standard, METHOD, or METHOD:key=value,…; instead of the file's. Repeatable."),
+    ] = None,
+    candidates: Annotated[
+        Path | None, typer.Option(help="A TOML file of stacks to try [default: six that ship].")
+    ] = None,
+    choose: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind to choose by [default: 24].")] = None,
+    prove: Annotated[int | None, typer.Option(min=1, help="Held-out prompts of each kind [default: 50].")] = None,
+    judge: Annotated[str | None, typer.Option(help="Who judges the images [default: the concept's].")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of prompts, attacks and images.")] = 0,
+    device: Device = "cpu",
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """Find the best defense for a concept, and prove it.
+
+    Fits the candidates that the budget allows, attacks them on train prompts, picks the one that withstands its worst
+    attack best among those above the floor, proves it on held-out prompts, and saves it as one folder that --defense
+    takes. Exit code 1 if no candidate is good enough.
+    """
+    from . import erasing, show
+
+    task = erasing.task(concept, out, model, budget, floor, attacks, candidates, choose, prove, judge, steps, guidance,
+                        seed, device, workers)  # fmt: skip
+    with show.progress("opening") as progress:
+        found = erasing.run(task, progress)
+    if as_json:
+        _print(found.as_dict())
+    else:
+        show.erased(found)
+    if not found.winner:
+        raise typer.Exit(1)
+
+
+@app.command()
 def bench(
     suite: Annotated[Path, typer.Argument(help="A suite file, for example suites/first.toml.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; it resumes.")],

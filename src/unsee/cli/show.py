@@ -74,6 +74,25 @@ def rows(found: list[dict[str, Any]]) -> None:
     Console(soft_wrap=False, width=max(Console().width, 118), highlight=False).print(table)
 
 
+def erased(found: Any) -> None:
+    """What ``unsee erase`` tried, the proof of the winner, and where it lies."""
+    from ..erase.card import line, sentence
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("candidate", "DSR, worst [95 %]", "worst attack", "mean DSR", "preserved", ""):
+        table.add_column(title, justify="right" if title[:1] in "DmP" else "left", overflow="fold")
+    for score in found.table:
+        texts = line(score, found.winner)
+        table.add_row(*texts[:-1], texts[-1].replace("**", ""), style="bold" if score.name == found.winner else "")
+    Console(width=max(Console().width, 118), highlight=False, markup=False).print(table)
+    if found.rows:
+        say("")
+        rows(list(found.rows))
+    say(f"\n{sentence(found)}")
+    if found.folder:
+        say(f"defense: [bold]{found.folder}[/bold]\nreport: [bold]{found.folder / 'report.html'}[/bold]")
+
+
 def agreements(found: list[dict[str, Any]]) -> None:
     """Cohen's kappa of each concept and pair of judges, on the images that both judged."""
     table = Table(box=None, pad_edge=False, header_style="dim")

@@ -27,7 +27,7 @@ PARTS = {"model": "model", "text": "text encoder"}
 
 
 def protect(pipe: Any, *defenses: Defense) -> Guarded:
-    """Attaches ``defenses`` to ``pipe`` in this order, until ``.detach()`` or the end of ``with``.
+    """Attaches ``defenses`` to ``pipe`` in this order, until ``.detach()`` or the end of ``with``; of a stack, each.
 
         with protect(pipe, SLD(text="weapon, dagger")) as guarded:
             pipe("a dagger")
@@ -49,8 +49,8 @@ class Guarded:
         if getattr(type(pipe), "_unsee", None) is not None:
             advice = "give all defenses to one protect(...), or detach first"
             raise Unsupported("an unprotected pipeline", "a protected one", advice)
-        self.pipe, self.defenses = pipe, defenses
-        self.guards = [d for d in defenses if isinstance(d, Guard)]
+        self.pipe, self.defenses = pipe, tuple(member for d in defenses for member in d.members())
+        self.guards = [d for d in self.defenses if isinstance(d, Guard)]
         self.backbone = adapter(pipe)
         self._lock = threading.RLock()
         self._here = threading.local()  # generation, decisions: of this thread

@@ -73,6 +73,10 @@ class Defense:
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what :meth:`tensors` gave."""
 
+    def members(self) -> tuple[Defense, ...]:
+        """What is attached, in order: itself, or what a :class:`~unsee.guards.stack.Stack` holds."""
+        return (self,)
+
     def config(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
@@ -94,7 +98,8 @@ class Defense:
         ``progress(stage, done, total)`` is called on the way. Raises :class:`UnknownName` for an unknown setting.
         """
         arguments, training = cls.check_settings(settings)
-        fit = Fit(pipe, concept, Path(work), tuple(host), seed, progress or (lambda stage, done, total: None))
+        behind = tuple(member for defense in host for member in defense.members())
+        fit = Fit(pipe, concept, Path(work), behind, seed, progress or (lambda stage, done, total: None))
         return cls._fit(fit, training, arguments)
 
     @classmethod

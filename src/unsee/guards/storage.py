@@ -2,6 +2,11 @@
 
 The folder is written beside its place and moved there whole; config.json lists the checksum of the
 weights, so a folder that was cut off is refused, never half-loaded.
+
+A stack of defenses is a folder too: one such folder for each, and stack.json with their order and the checksum of
+each one's config.json. A defense that was exchanged, or is not there, is refused: what was proved is what is attached.
+
+    runs/weapon/stack.json  README.md  1-duo/  2-saferedir/
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,29 +27,49 @@ from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
     from .base import Defense
+    from .stack import Stack
 
 D = TypeVar("D", bound="Defense")
-CONFIG, WEIGHTS, CARD, FORMAT = "config.json", "model.safetensors", "README.md", 1
+CONFIG, WEIGHTS, CARD, STACK, FORMAT = "config.json", "model.safetensors", "README.md", "stack.json", 1
+FILES = [CONFIG, WEIGHTS, CARD, STACK, f"*/{CONFIG}", f"*/{WEIGHTS}"]  # of a hub repository
 
 
 def save(defense: Defense, folder: str | Path) -> Path:
     """Writes ``defense`` as ``folder``, replacing a defense that lies there. Returns the folder."""
+    with placed(folder) as fresh:
+        write(defense, fresh)
+    return Path(folder)
+
+
+@contextmanager
+def placed(folder: str | Path) -> Iterator[Path]:
+    """A new folder to fill, moved to ``folder`` if the block ends well; only a saved defense is ever replaced."""
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadFile("an empty or new folder", f"{folder} with other files in it", "choose another folder")
+    free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write(defense, made)
+        yield made
+        os.chmod(made, 0o755)  # mkdtemp makes it private
         _swap(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return folder
+
+
+def free(folder: Path) -> None:
+    """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense."""
+    saved = (folder / CONFIG).is_file() or (folder / STACK).is_file()
+    if folder.exists() and not saved and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadFile("an empty or new folder", f"{folder} with other files in it", "choose another folder")
 
 
 def load(cls: type[D], source: str | Path, *, revision: str | None = None) -> D:
     """The defense in ``source``, a folder or a hub id. It must be a ``cls``."""
     folder = _folder(source, revision)
+    return _load_stack(cls, folder) if (folder / STACK).is_file() else _load_one(cls, folder)
+
+
+def _load_one(cls: type[D], folder: Path) -> D:
     config = _config(folder)
     kind = resolve("defense", DEFENSES, config["defense"])
     if not issubclass(kind, cls):
@@ -85,6 +112,52 @@ def digest(defense: Defense) -> str:
     return found.hexdigest()
 
 
+def _load_stack(cls: type[D], folder: Path) -> D:
+    from .base import Defense
+    from .stack import Stack
+
+    if not issubclass(Stack, cls):
+        raise BadFile(f"a {cls.__name__}", f"a stack in {folder}", "load it with Stack.from_pretrained")
+    path = folder / STACK
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        lines = [(str(line["folder"]), str(line["config"])) for line in listed["defenses"]]
+        known = listed["format"] == FORMAT and all(name == Path(name).name for name, _ in lines)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadFile("a folder saved by save_pretrained", f"{path}: {error}", "save the stack again") from error
+    if not known:
+        raise BadFile(f"a stack of format {FORMAT}", f"{path} of another kind", "save the stack again")
+    members = []
+    for name, checksum in lines:
+        config = folder / name / CONFIG
+        if not config.is_file() or sha256(config) != checksum:
+            got = f"{config} with another checksum" if config.is_file() else f"no {config}"
+            raise BadFile("the defenses that were saved", got, "copy or save the stack again")
+        members.append(_load_one(Defense, folder / name))
+    stack = Stack(defenses=tuple(members))
+    stack.record = listed.get("record", {})  # type: ignore[misc]
+    return stack  # type: ignore[return-value]
+
+
+def write(defense: Defense, folder: Path) -> None:
+    """Fills the new ``folder`` with ``defense``: a stack, or one."""
+    from .stack import Stack
+
+    _write_stack(defense, folder) if isinstance(defense, Stack) else _write(defense, folder)
+
+
+def _write_stack(stack: Stack, folder: Path) -> None:
+    lines = []
+    for place, defense in enumerate(stack.defenses, 1):
+        name = f"{place}-{defense.name}"
+        (folder / name).mkdir()
+        _write(defense, folder / name)
+        lines.append({"folder": name, "defense": defense.name, "config": sha256(folder / name / CONFIG)})
+    (folder / CARD).write_text(_card(stack), encoding="utf-8")
+    listed = {"format": FORMAT, "defenses": lines, "record": dict(stack.record)}
+    (folder / STACK).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
 def _write(defense: Defense, folder: Path) -> None:
     tensors, weights = defense.tensors(), None
     if tensors:
@@ -99,7 +172,6 @@ def _write(defense: Defense, folder: Path) -> None:
     }
     (folder / CARD).write_text(_card(defense), encoding="utf-8")
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.chmod(folder, 0o755)  # mkdtemp makes it private
 
 
 def _swap(made: Path, folder: Path) -> None:
@@ -120,7 +192,7 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=FILES))
     except Exception as error:  # the hub raises many kinds: offline, no such repository, no access
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = "check the path, the id and the network"

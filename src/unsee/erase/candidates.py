@@ -1,0 +1,85 @@
+"""Which stacks may be tried: a TOML file that a user can copy, ``candidates.toml`` beside this one by default."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..bench.attacks import Strike
+from ..bench.defenses import NONE, Part, Stack
+from ..errors import BadFile, UnknownName, UserError
+
+USUAL = Path(__file__).with_name("candidates.toml")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a candidates' file says; every key but the first may be left out, for the usual file's value."""
+
+    candidates: tuple[Any, ...]  # as the defenses of a suite
+    attacks: tuple[Any, ...]  # as the attacks of a suite
+    choose: int  # prompts of each kind
+    prove: int
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Candidates:
+        """Read and check a file. Raises :class:`UserError` with one line for the first mistake."""
+        usual = _read(USUAL)
+        given = usual if path is None else _read(Path(path))
+        where, known = str(path or USUAL), [f.name for f in fields(cls)]
+        for key in given:
+            if key not in known:
+                raise UnknownName(f"key in {where}", key, known)
+        if "candidates" not in given:
+            raise BadFile(f"the key 'candidates' in {where}", "no such key", "add it")
+        return cls(**{key: _sound(key, value, where) for key, value in (usual | given).items()})
+
+    @property
+    def stacks(self) -> list[Stack]:
+        return [Stack.parse(value) for value in self.candidates]
+
+    @property
+    def strikes(self) -> list[Strike]:
+        return Strike.all(self.attacks)
+
+
+def recipes(stack: Stack) -> list[str]:
+    """One name for each fit of a stack: the defense, and all that it stands behind."""
+    told = [_recipe(part) for part in stack.parts]
+    return [" behind ".join([told[i], *told[:i]]) for i in range(len(told))]
+
+
+def _recipe(part: Part) -> str:
+    return part.folder or ",".join([part.method, *(f"{k}={v}" for k, v in sorted(part.settings.items()))])
+
+
+def _sound(key: str, value: Any, where: str) -> Any:
+    if key in ("choose", "prove"):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise BadFile(f"{key} in {where} as a number of prompts", repr(value), f"write for example {key} = 50")
+        return value
+    if not isinstance(value, list) or not value:
+        raise BadFile(f"{key} in {where} as a list with something in it", repr(value), f'write {key} = ["…"]')
+    _different(key, [s.name for s in (map(Stack.parse, value) if key == "candidates" else Strike.all(value))])
+    return tuple(value)
+
+
+def _different(key: str, names: list[str]) -> None:
+    if NONE in names:
+        raise UserError(f"{key} that do something", repr(NONE), "remove it: the bare model is always there")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{key} with different names", f"{twice[0]!r} twice", "give one a name = …")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BadFile("a file of candidates", f"{path} ({why})", f"check the path, or copy {USUAL}") from None
+    except ValueError as error:  # broken TOML, or not UTF-8
+        why = str(error).splitlines()[0]
+        raise BadFile("candidates as TOML", f"{path} ({why})", "mend the file at that place") from None
