@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts, judges
 from ..types import Prompt, Sample
-from . import models
+from . import measures, models
 from .attacks import UNATTACKED, Target, named
 from .defenses import NONE, digest
 from .engine import Batch, drawn
@@ -67,6 +67,7 @@ def run(
         group.stack.check(known[group.concept])
         group.strike.check()
     judge: Judge = judges.load(suite.judge)
+    extractors = measures.extractors(suite.model, suite.metrics)
     pipe = models.open_model(suite.model, device)
     mark = models.fingerprint(pipe)
     with Store(out, write=True) as store:
@@ -85,7 +86,7 @@ def run(
         left = sum(len(batch.cells) for batch in todo)
         _generate(store, drawn(todo, pipe, suite.model, device, workers), total - left, total, progress)
         _judge(store, judge, plan, size, progress)
-        _measure(store, models.extractors(suite.model), plan, size, progress)
+        _measure(store, extractors, plan, size, progress)
         store.export(store.folder / "records.parquet")
         return rows(store)
 
@@ -177,6 +178,6 @@ def _measured(
 ) -> list[tuple[str, str, float | None, float | None]]:
     images = [store.image_of(cell.cell) for cell in batch]
     twins = [store.image_of(cell.twin) for cell in batch]
-    preserved = extractors["preservation"].preservation(images, twins)
+    preserved = extractors["preservation"](images, twins)
     scores = extractors["clip_score"](images, [cell.prompt.text for cell in batch])
     return [(cell.cell, cell.twin, float(p), float(s)) for cell, p, s in zip(batch, preserved, scores, strict=True)]
