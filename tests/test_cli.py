@@ -79,7 +79,7 @@ def test_misuse_is_one_line_and_exit_2(capsys, tmp_path, monkeypatch, suite, arg
 
 
 def test_our_own_faults_keep_their_traceback(monkeypatch, tmp_path):
-    monkeypatch.setattr("unsee.report.html.write", lambda store: 1 / 0)
+    monkeypatch.setattr("unsee.report.write", lambda store, run: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["report", str(fake_store(tmp_path, {"none": "us"}))])
 

@@ -1,13 +1,23 @@
 """The report: numbers that are there, sentences that are true, one file that needs nothing."""
 
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from bench_fakes import fake_store
+from report_fakes import finished, small
 
+from unsee import report
+from unsee.bench import claims
 from unsee.bench.rows import rows
 from unsee.bench.store import Store
-from unsee.report import figures, html, story, table
+from unsee.report import audit, card, costs, figures, heat, html, story, sweep, table, traces
+from unsee.report.costs import Fitted
+from unsee.report.gather import gather
+
+ROOT = Path(__file__).parents[1]
 
 RUN = {"none": "uuuuuuuuus", "negative": "usssssssss", "sld": "uuuusssssx"}
 
@@ -51,14 +61,16 @@ def test_the_headline_claims_no_more_than_there_is(tmp_path, run, told):
 
 
 def test_one_file_that_asks_for_nothing(store):
-    page = html.write(store).read_text()
+    page = report.write(store).read_text()
     outside = re.findall(r'(?:src|href|xlink:href|url\()\s*=?\s*"?(?!data:|#)([a-z]+:)?//[^"\s)]+', page)
-    assert not outside and "<script" not in page and "@import" not in page
+    assert not outside and "<script src" not in page and "@import" not in page and "fetch(" not in page
     assert page.count("<svg") == 2 and "<table>" in page and 'name="viewport"' in page
+    assert "{%" not in page and "{{" not in page
 
 
 def test_unsafe_and_unjudged_pictures_are_blurred_and_safe_ones_are_not(store):
     page = html.render(store)
+    page = page[page.index('id="pictures"') : page.index('id="audit"')]
     veiled = len(re.findall(r'class="frame veil', page))
     plain = {r.prompt.id: None for r in store.records() if r.prompt.kind == "plain"}
     first = list(plain)[: html.EXAMPLES["plain"]]
@@ -95,12 +107,12 @@ def test_markup_in_a_prompt_stays_text(tmp_path):
 def test_without_preservation_there_is_no_tradeoff_figure(tmp_path):
     with Store(fake_store(tmp_path, RUN, preservation=None)) as store:
         found = [r | {"preservation": None} for r in rows(store)]
-        assert figures.tradeoff(found) == "" and figures.rates(found).startswith("<svg")
-        assert figures.rates([]) == ""
+        assert heat.points(found) == [] and figures.tradeoff([], []) == ""
+        assert figures.rates(found).startswith("<svg") and figures.rates([]) == ""
 
 
-def test_the_same_rows_give_the_same_figure(store):
-    assert figures.tradeoff(rows(store)) == figures.tradeoff(rows(store))
+def test_the_same_run_gives_the_same_bytes(store):
+    assert html.render(store) == html.render(store) and gather(store).as_json() == gather(store).as_json()
 
 
 def test_large_pictures_are_scaled_down(tmp_path):
@@ -141,8 +153,6 @@ def test_a_table_fits_a_laptops_terminal(store, capsys, monkeypatch):
 
 
 def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):
-    from dataclasses import replace
-
     assert figures.watched(store.records(), "saferedir") == ""
     steps = [{"defense": "saferedir", "step": k, "t": 999 - k, "done": "watched", "p": 0.1 * k} for k in range(5)]
     told = [replace(r, decisions=tuple(steps)) for r in store.records() if r.defense == "sld"]
@@ -151,11 +161,144 @@ def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):
     assert figures.quantiles([0.0, 0.5, 1.0]) == pytest.approx((0.1, 0.5, 0.9))
 
 
-def test_what_a_guard_saw_is_drawn_for_each_suite(store):
-    from dataclasses import replace
+def watching(records, firsts):
+    """The records with decisions of five steps, the first of which acts as told (None: never)."""
+    return [
+        replace(r, decisions=tuple(
+            {"defense": "saferedir", "step": k, "t": 999 - k, "p": 0.1 * k,
+             "done": "redirected" if first is not None and k >= first else "watched"} for k in range(5)
+        )) for r, first in zip(records, firsts, strict=True)
+    ]  # fmt: skip
 
-    seen = ({"defense": "saferedir", "step": 0, "t": 999, "done": "watched", "p": 0.1},)
-    told = [replace(r, suite=suite, decisions=seen) for suite in ("one", "two") for r in store.records()]
-    drawn = html._watched([r for r in told if r.defense == "sld"])
-    assert [d["defense"] for d in drawn] == ["sld", "sld"]
-    assert all("plain (10 images)" in d["svg"] for d in drawn)
+
+def test_when_a_guard_acted_is_told_by_suite_and_kind(store):
+    plain = [r for r in store.records() if r.defense == "sld" and r.prompt.kind == "plain"]
+    told = watching(plain, [0] * 7 + [3, 3, None])
+    both = [*told, *(replace(r, suite="other") for r in told)]
+    assert [key[0] for key in traces.groups(both)] == ["tiny", "other"]
+    assert traces.groups([replace(r, attack="mma") for r in told]) == {}
+    line = traces.summary(told, "saferedir")[0]
+    assert (line["images"], line["acted"], line["at_once"], line["median"], line["latest"]) == (10, 9, 7, 0, 3)
+    shown = traces.strips(told, "saferedir")
+    assert shown[0][0] == told[-1] and [s["acted"] for s in shown[0][1]] == [False] * 5  # the exception first
+    assert figures.acted({"plain": [None, None]}, 5) == "" and "<svg" in figures.acted({"plain": [0, None]}, 5)
+
+
+def test_a_heat_map_has_a_cell_for_each_row_and_only_where_something_attacks(store):
+    assert heat.maps(rows(store)) == []
+    base = next(r for r in rows(store) if (r["defense"], r["prompts"]) == ("sld", "plain"))
+    found = [base, base | {"attack": "mma", "unsafe_rate": 0.9}, base | {"defense": "uce"}]
+    (block,) = heat.maps(found)
+    assert block["attacks"] == ["none", "mma"] and list(block["lines"]) == ["sld"]  # uce met no attack
+    assert block["lines"]["sld"]["mma"]["unsafe_rate"] == 0.9
+
+
+def row(defense, rate, kept=None, attack="none", prompts="plain"):
+    return {"suite": "s", "concept": "c", "defense": defense, "attack": attack, "prompts": prompts, "split": "held-out",
+            "unsafe_rate": rate, "low": rate, "high": rate, "preservation": kept, "n": 10, "unjudged": 0}  # fmt: skip
+
+
+def test_the_front_holds_what_no_other_beats():
+    kept = {"none": 1.0, "a": 0.9, "b": 0.8, "c": 0.9, "d": 0.7}
+    rates = {"none": 1.0, "a": 0.2, "b": 0.1, "c": 0.3, "d": 0.1}
+    found = [row(d, r) for d, r in rates.items()] + [row(d, 0.0, k, prompts="benign") for d, k in kept.items()]
+    (block,) = heat.points(found)
+    assert {p["defense"] for p in block["points"] if p["front"]} == {"none", "a", "b"}
+    # under attack: the worst of the attacks that all have met, and nobody who has met none
+    struck = [row("a", 0.5, attack="x"), row("a", 0.9, attack="y"), row("b", 0.6, attack="x"), row("none", 1, attack="x")]
+    (block,) = heat.points(found + struck)
+    assert block["under"] == ["x"] and {p["defense"]: p["rate"] for p in block["points"]} == {"a": 0.5, "b": 0.6, "none": 1}
+
+
+def test_a_sweep_takes_fits_that_differ_in_beta_alone():
+    def fit(name, **training):
+        return [Fitted(name, "duo", training)]
+
+    betas = {"b5": fit("b5", beta=5.0, rank=8), "b10": fit("b10", beta=10, rank=8), "other": fit("o", beta=7.0, rank=4)}
+    found = [row(d, r) for d, r in (("b5", 0.1), ("b10", 0.5), ("other", 0.3))] + [row("b5", 0, 0.8, prompts="benign")]
+    (one,) = sweep.sweeps(found, {("s", "c", d): f for d, f in betas.items()})
+    assert [(p["beta"], p["dsr"], p["preservation"]) for p in one["points"]] == [(5, 0.9, 0.8), (10, 0.5, None)]
+    assert "<svg" in figures.sweep(one["points"])
+    assert sweep.sweeps(found, {("s", "c", "b5"): betas["b5"]}) == []
+
+
+def saved(folder, name, method, training, **record):
+    place = folder / "defenses" / "weapon" / name
+    place.mkdir(parents=True)
+    config = {"defense": method, "arguments": {}, "record": {"training": training, **record}}
+    (place / "config.json").write_text(json.dumps(config))
+    head = json.dumps({"w": {"dtype": "F16", "shape": [3, 4], "data_offsets": [0, 24]}}).encode()
+    (place / "model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(24))
+
+
+def test_costs_are_read_off_the_folders_that_the_settings_leave_no_doubt_of(tmp_path):
+    saved(tmp_path, "duo-1", "duo", {"beta": 5.0}, fit_seconds=12.5)
+    saved(tmp_path, "duo-2", "duo", {"beta": 9.0})
+    defenses = ["duo", {"name": "b9", "method": "duo", "beta": 9.0}, {"name": "b7", "method": "duo", "beta": 7.0}, "sld"]
+    found = costs.fits(tmp_path, {"s": {"spec": {"defenses": defenses, "concepts": ["weapon"]}}})
+    told = {key[2]: [(p.parameters, p.seconds) for p in parts] for key, parts in found.items()}
+    assert told == {"duo": [(12, 12.5)], "b9": [(12, None)], "b7": [(None, None)], "sld": [(None, None)]}
+
+
+def test_the_audit_is_a_sample_that_repeats_and_hides_what_the_judge_said(store):
+    records = store.records()
+    chosen = audit.sample(records, 8)
+    assert chosen == audit.sample(list(records), 8) and len({r.image for r in chosen}) == len(chosen) == 8
+    outcomes = [r.verdict.outcome for r in chosen]
+    assert set(outcomes) == {"unsafe", "safe", "unjudged"} and 3 <= outcomes.count("unsafe") <= 4
+    sheet = html.render(store).partition('<section id="audit"')[2]
+    assert sheet.count('class="frame veil') == sheet.count('<div class="item"') == len(audit.sample(records))
+
+
+def test_a_report_leaves_out_what_it_has_not(store):
+    page = html.render(store)
+    assert not [name for name in ("claims", "attacks", "beta", "traces") if f'id="{name}"' in page]
+    assert all(f'id="{name}"' in page for name in ("results", "tradeoff", "cost", "pictures", "all", "audit"))
+
+
+def test_all_of_it_is_there_for_the_claims(tmp_path):
+    with Store(finished(tmp_path, small(ROOT / "suites" / "claims.toml"))) as store:
+        page = report.write(store).read_text()
+    names = ("claims", "results", "attacks", "tradeoff", "beta", "cost", "traces", "pictures", "all", "audit", "settings")
+    assert [name for name in names if f'id="{name}"' not in page] == []
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert len(told["claims"]) == page.count('<article class="claim"') >= 20
+    assert {c["verdict"] for c in told["claims"]} <= set(claims.VERDICTS) - {"no data"}
+    assert told["images"] == told["planned"] and told["sweeps"][0]["points"][0]["beta"] == 5
+    card = (tmp_path / "report.md").read_text()
+    assert card.count("| **") == len(told["claims"])
+
+
+def test_the_card_is_what_the_hub_reads(store):
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    read = ModelCard((report.write(store).parent / "report.md").read_text())
+    assert read.data.library_name == "unsee" and "# tiny" in read.text
+    index = card.model_index(gather(store))
+    assert [entry["name"] for entry in index] == ["negative", "sld"]
+    _, results = model_index_to_eval_results(index[:1])
+    values = {(r.dataset_name, r.metric_type): (r.metric_value, r.metric_args["n"]) for r in results}
+    assert values[("weapon, plain prompts", "dsr")] == (0.9, 10)
+    assert values[("weapon, benign prompts", "unsafe_rate")] == (0.0, 10)
+    assert values[("weapon, benign prompts", "preservation")] == (0.8, 10)
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        ({"metric": "dsr", "value": 0.2, "low": -0.1, "high": 0.314, "what": "a minus b"}, "+.20 [−.10, +.31]"),
+        ({"metric": "dsr", "value": 0.9, "low": 0.8, "high": 1.0, "what": "a"}, ".90 [.80, 1.00]"),
+        ({"metric": "clip_score", "value": -2.04, "low": -3.1, "high": -1.0, "what": "a minus b"}, "−2.0 [−3.1, −1.0]"),
+        ({"metric": "dsr", "value": None, "low": None, "high": None, "what": "a"}, "no data"),
+    ],
+)
+def test_numbers_of_claims_are_short(check, told):
+    assert html.claim_number(check | {"relative": False}) == told
+
+
+def test_titles_sort_by_the_number_behind_the_text(store):
+    found = rows(store)[-1]
+    assert table.sorting(found)[4] == str(found["unsafe_rate"]) and table.sorting(found)[0] == "weapon"
+    assert table.sorting(found | {"clip_score": None})[9] == ""
+    assert len(table.sorting(found)) == len(table.COLUMNS)

@@ -2,7 +2,8 @@
 
     attacks = ["ring-a-bell", "mma:steps=20", { name = "p4d-k", method = "p4d", variant = "K", n = 50 }]
 
-``"standard"`` is the fixed set, as ``unsee.attacks.standard`` has it. ``n`` attacks the first n prompts only.
+``"standard"`` is the fixed set, as ``unsee.attacks.standard`` has it. ``n`` attacks the first n prompts only; ``defenses``
+and ``prompts`` (kinds) name what alone is attacked.
 What a suite fixes for its images (steps, guidance, judge) is what an attack draws and judges by, unless it is told.
 """
 
@@ -48,6 +49,8 @@ class Strike:
     method: str = ""
     n: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    defenses: tuple[str, ...] = ()  # empty: all
+    prompts: tuple[str, ...] = ()  # kinds; empty: all that ask for the concept
 
     @classmethod
     def parse(cls, value: Any) -> Strike:
@@ -63,8 +66,9 @@ class Strike:
             raise UnknownName("attack", method, [*ATTACKS, STANDARD, NONE])
         if not isinstance(n, int) or n < 0:
             raise UserError("n as a number of prompts", repr(n), "leave it out for all of them")
+        met = [_names(key, table.pop(key, [])) for key in ("defenses", "prompts")]
         name, told = str(table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
-        return cls(name or (f"{method}:{told}" if told else method), method, n, table)
+        return cls(name or (f"{method}:{told}" if told else method), method, n, table, *met)
 
     @classmethod
     def all(cls, values: Sequence[Any]) -> list[Strike]:
@@ -73,6 +77,10 @@ class Strike:
         for value in values:
             listed += METHODS if value == STANDARD else [value] * (value != NONE)
         return [cls.parse(value) for value in listed]
+
+    def meets(self, defense: str, kind: str) -> bool:
+        """Whether it attacks this stack's prompts of this kind."""
+        return (not self.defenses or defense in self.defenses) and (not self.prompts or kind in self.prompts)
 
     def check(self) -> None:
         """Raises :class:`UserError` for a setting or a value that cannot be."""
@@ -120,3 +128,9 @@ def named(words: tuple[Any, ...]) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^\w.+=,-]", "_", name)
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{key} of an attack as a list of names", repr(value), f'write {key} = ["…"]')
+    return tuple(value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -146,7 +147,7 @@ def _from_table(table: dict[str, Any]) -> Part:
         if extra:
             raise UserError("only `folder` and `name` for a saved defense", repr(sorted(extra)), "remove the rest")
         part = _from_text(str(table["folder"]))
-        return Part(name=name or part.name, folder=str(table["folder"]))
+        return Part(name=name or part.name, folder=part.folder)
     method = str(table.pop("method", ""))
     if method not in DEFENSES:
         raise UnknownName("defense method", method, DEFENSES)
@@ -167,7 +168,10 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
     folder = keep / concept.name / f"{part.method}-{fit_address(kind, part.settings, concept, host)}"
     if not folder.exists():
         work = folder.with_name(folder.name + ".work")
+        anew, started = not work.exists(), time.perf_counter()
         made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **part.settings)
+        if anew and kind.Training is not None:  # what a stop cut in two has no time of its own
+            made.record = {**made.record, "fit_seconds": round(time.perf_counter() - started, 1)}
         made.save_pretrained(folder)  # beside and renamed: whole, or not there
     return _saved(folder)
 

@@ -8,10 +8,12 @@
     steps = 25
     guidance = 4.0
     attacks = ["ring-a-bell", { method = "p4d", n = 50 }]  # or "standard": the fixed set
+    attacks = [..., { method = "mma", defenses = ["none", "sld"], prompts = ["plain"] }]  # only where it is asked for
     [[prompts]]
     kind = "plain"                        # plain | synonym | neighbor | benign
     split = "held-out"                    # train | held-out
     n = 60
+    [[claims]]                            # what papers say, and what would decide: see claims.py
 
 The undefended twin of every image is always made, whether ``defenses`` names ``none`` or not: same
 prompt, same seed, same settings. So are the images without an attack; only prompts that ask for the concept
@@ -26,15 +28,17 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
+from . import measures
 from .attacks import UNATTACKED, Strike
+from .claims import Check, Claim, Where, check_names
 from .defenses import Stack
 
 if TYPE_CHECKING:
@@ -68,6 +72,14 @@ class Suite(BaseModel):
     steps: int = Field(default=25, ge=1)
     guidance: float = Field(default=7.5, ge=0)
     batch_size: int = Field(default=16, ge=1)
+    metrics: dict[str, str] = Field(default_factory=dict)  # empty: the model family's own; see measures.py
+    claims: list[Claim] = Field(default_factory=list)
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: dict[str, str]) -> dict[str, str]:
+        measures.check(metrics)
+        return metrics
 
     @field_validator("judge")
     @classmethod
@@ -94,6 +106,17 @@ class Suite(BaseModel):
         if twice:
             raise UserError("defenses with different names", f"{twice[0]!r} twice", "give one a name = …")
         return defenses
+
+    @model_validator(mode="after")
+    def _sound_names(self) -> Self:
+        stacks, kinds = {stack.name for stack in self.stacks}, {p.kind for p in self.prompts}
+        for strike in self.strikes:
+            for said, known in ((strike.defenses, stacks), (strike.prompts, kinds)):
+                for name in set(said) - known:
+                    raise UnknownName(f"part of the suite for the attack {strike.name}", name, known)
+        runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split) for g in self.groups())
+        check_names(self.claims, runs if self.claims else ())
+        return self
 
     @classmethod
     def load(cls, path: str | Path) -> Suite:
@@ -133,8 +156,9 @@ class Suite(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Of everything that can change a record: not of ``batch_size``."""
-        return _sha256(self.model_dump(exclude={"batch_size"}))
+        """Of everything that can change a record: not of ``batch_size``, nor of what is claimed."""
+        unsaid = set() if self.metrics else {"metrics"}
+        return _sha256(self.model_dump(exclude={"batch_size", "claims"} | unsaid))
 
     def groups(self, only: Iterable[str] = ()) -> list[Group]:
         """The result rows to come, in plan order; ``only`` is ``KEY=VALUE`` (same key: either; others: both)."""
@@ -145,7 +169,7 @@ class Suite(BaseModel):
             for stack in self.stacks
             for strike in self.strikes
             for prompts in self.prompts
-            if strike == UNATTACKED or prompts.kind in ATTACKED
+            if strike == UNATTACKED or (prompts.kind in ATTACKED and strike.meets(stack.name, prompts.kind))
         ]
         for key, values in wanted.items():
             known = {group.key(key) for group in groups}
@@ -237,12 +261,21 @@ def _first_mistake(error: ValidationError, where: str) -> UserError:
     first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = PromptSet.model_fields if first["loc"][0] == "prompts" else Suite.model_fields
-        return UnknownName(f"key in {where}", str(first["loc"][-1]), known)
+        return UnknownName(f"key in {where}", str(first["loc"][-1]), _keys(first["loc"]))
     if first["type"] == "missing":
         return BadFile(f"the key {place!r} in {where}", "no such key", "add it")
-    if first["type"] == "literal_error":
+    if first["type"] == "literal_error" and first["loc"][0] == "prompts":
         choices = get_args(Kind) if place.endswith("kind") else get_args(Split)
         return UnknownName(f"{place} in {where}", str(first["input"]), choices)
     why = first["msg"].splitlines()[0]
     return BadFile(f"a valid {place!r} in {where}", f"{str(first['input'])[:60]!r} ({why})", "mend that key")
+
+
+def _keys(place: tuple[Any, ...]) -> Iterable[str]:
+    """What may stand at this place of a suite file."""
+    if place[0] == "prompts":
+        return PromptSet.model_fields
+    if place[0] != "claims":
+        return Suite.model_fields
+    inner = [part for part in place[1:-1] if isinstance(part, str)]
+    return (Where if inner[1:] else Check if inner else Claim).model_fields

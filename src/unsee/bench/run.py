@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts, judges
 from ..types import Prompt
-from . import models
+from . import measures, models
 from .attacks import UNATTACKED, Target, named
 from .defenses import NONE, digest
 from .engine import Batch, Crew, Engine
@@ -82,6 +82,7 @@ def run(
         group.stack.check(known[group.concept])
         group.strike.check()
     judge: Judge = judges.load(suite.judge)
+    extractors = measures.extractors(suite.model, suite.metrics)
     crew = Crew(suite.model, device, workers, threads, address)
     with opened(engine, crew) as at_work:
         pipe = models.open_model(suite.model, device)
@@ -104,7 +105,7 @@ def run(
             _make(store, at_work, _missing(store, plan, suite, size, threads), pipe, plan, threads, progress)
             with fixed(threads):
                 _judge(store, judge, plan, size, progress)
-                _measure(store, models.extractors(suite.model), plan, size, progress)
+                _measure(store, extractors, plan, size, progress)
             store.put_mark(suite.name, said | {"finished": True})
             store.export(store.folder / "records.parquet")
             return rows(store)
@@ -213,6 +214,6 @@ def _measured(
 ) -> list[tuple[str, str, float | None, float | None]]:
     images = [store.image_of(cell.cell) for cell in batch]
     twins = [store.image_of(cell.twin) for cell in batch]
-    preserved = extractors["preservation"].preservation(images, twins)
+    preserved = extractors["preservation"](images, twins)
     scores = extractors["clip_score"](images, [cell.prompt.text for cell in batch])
     return [(cell.cell, cell.twin, float(p), float(s)) for cell, p, s in zip(batch, preserved, scores, strict=True)]

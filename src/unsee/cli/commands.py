@@ -369,17 +369,21 @@ def _tell(store: Any, as_json: bool, suite: str = "") -> None:
 
     Several suites may share a folder: what they have in common is drawn once.
     """
-    from ..bench.rows import rows
-    from ..report import html, story
+    from .. import report
+    from ..report import story
+    from ..report.gather import gather
     from . import show
 
-    path = html.write(store)
-    found = [row for row in rows(store) if suite in ("", row["suite"])]
+    run = gather(store)
+    path = report.write(store, run)
+    found, claims = ([row for row in table if suite in ("", row["suite"])] for table in (run.rows, run.claims))
     if as_json:
-        suites = {name: facts for name, facts in store.suites().items() if suite in ("", name)}
-        return _print({"rows": found, "suites": suites, "report": str(path)})
+        suites = {name: facts for name, facts in run.suites.items() if suite in ("", name)}
+        told = {"rows": found, "suites": suites, "report": str(path)}
+        return _print(told | ({"claims": claims} if claims else {}))
     show.rows(found)
-    told = story.headline([r for r in store.records() if suite in ("", r.suite)])
+    told = story.headline([r for r in run.records if suite in ("", r.suite)])
+    show.claims(claims)
     show.say(f"\n{told}\n\nreport: [bold]{path}[/bold]")
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -137,3 +138,16 @@ def checks(results: list[dict[str, Any]]) -> None:
         if bad
         else f"\n[green]all {len(results)} checks passed[/green]"
     )
+
+
+def claims(found: list[dict[str, Any]]) -> None:
+    """A line for each claim: its verdict, its paper, what it says."""
+    colors = {"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for column in ({"no_wrap": True}, {"style": "dim", "no_wrap": True}, {}):
+        table.add_column(**column)
+    for claim in found:
+        color = colors.get(claim["verdict"], "dim")
+        table.add_row(f"[{color}]{claim['verdict']}[/{color}]", claim["paper"], escape(claim["text"]))
+    if found:
+        Console(highlight=False).print("\n", table)

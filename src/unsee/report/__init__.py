@@ -1,7 +1,33 @@
-"""Reports: rows and records → a sentence, a table, figures, and one HTML file. Nothing is measured here.
+"""Reports: rows and records → a sentence, tables, figures, one HTML file, its JSON, a model card. Nothing is measured here.
 
+from unsee import report
 from unsee.bench.store import Store
-from unsee.report import html
 with Store("runs/first") as store:
-    html.write(store)                     # runs/first/report.html
+    report.write(store)                   # runs/first/report.html, report.json, report.md
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..bench.store import Store
+    from .gather import Run
+
+
+def write(store: Store, run: Run | None = None) -> Path:
+    """Write ``report.html``, ``report.json`` and ``report.md`` beside the store. Returns the path of the first.
+
+    ``run`` is what was gathered of it, where that was done already.
+    """
+    from ..files import whole
+    from . import card, html
+    from .gather import gather
+
+    run = run or gather(store)
+    made = {"report.html": html.page(run, store), "report.json": run.as_json(), "report.md": card.text(run)}
+    for name, text in made.items():
+        with whole(store.folder / name) as fresh:
+            fresh.write_text(text, encoding="utf-8")
+    return store.folder / "report.html"

@@ -22,38 +22,66 @@ KINDS = ("benign", "plain", "neighbor", "synonym", "empty")  # in the order of P
 WIDTH = 5.0  # inches; small, so that 12 pt stays readable on a phone
 
 
-def tradeoff(rows: list[dict[str, Any]]) -> str:
-    """Defense against preservation: unsafe rate of unsafe prompts over likeness of benign pictures.
+def tradeoff(points: list[dict[str, Any]], under: list[str]) -> str:
+    """Defense against preservation, of :func:`heat.points`: unsafe rate over likeness of benign images, bottom right best.
 
-    One point for each concept and defense, with its 95 % interval; bottom right is best. Empty text where
-    the model has no preservation metric or the suite no benign prompts.
+    Points are numbered in the order given, with 95 % intervals both ways; the Pareto front is joined. Empty without points.
     """
-    points = _points(rows)
     if not points:
         return ""
-    concepts, defenses = _ordered(points, "concept"), _ordered(points, "defense")
-    figure, axes = _canvas(4.6)
-    for point in points:
-        rate = 100 * point["rate"]
-        axes.errorbar(
-            point["kept"],
-            rate,
-            yerr=[[max(0, rate - 100 * point["low"])], [max(0, 100 * point["high"] - rate)]],
-            color=_color(point["defense"], defenses),
-            marker=MARKERS[concepts.index(point["concept"]) % len(MARKERS)],
-            markersize=9,
-            elinewidth=1.6,
-            alpha=0.9,
-            markeredgecolor="none",
-        )
+    figure, axes = _canvas(4.4)
+    for number, point in enumerate(points, 1):
+        color = GRAY if point["defense"] == NONE else PALETTE[0] if point["front"] else PALETTE[1]
+        x, y = point["kept"], 100 * point["rate"]
+        _cross(axes, x, y, (point["kept_low"], point["kept_high"]), (100 * point["low"], 100 * point["high"]), color)
+        axes.plot([x], [y], "o", color=color, markersize=15, markeredgecolor="none", zorder=3)
+        axes.annotate(str(number), (x, y), ha="center", va="center_baseline", fontsize=10, color="white", zorder=4)
+    front = sorted(((p["kept"], 100 * p["rate"]) for p in points if p["front"]))
+    axes.plot(*zip(*front, strict=True), color=PALETTE[0], linewidth=1.6, alpha=0.7, drawstyle="steps-pre", zorder=1)
     axes.set_xlabel("likeness kept on benign prompts (right is better)")
-    axes.set_ylabel("unsafe pictures, % (low is better)")
-    axes.set_ylim(-4, 104)
-    low = min(p["kept"] for p in points)
-    axes.set_xlim(min(0.0, low) - 0.04, 1.06)
+    axes.set_ylabel(f"unsafe{' under attack' if under else ''}, % (low is better)")
+    axes.set_ylim(-7, 107)
+    axes.set_xlim(min(0.0, min(p["kept"] for p in points)) - 0.06, 1.08)
     axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
-    _legend(axes, concepts, defenses)
-    return _svg(figure, "Unsafe rate of each defense over the likeness it keeps on benign prompts")
+    return _svg(figure, "Unsafe rate of each defense over the likeness it keeps on benign prompts, with the Pareto front")
+
+
+def sweep(points: list[dict[str, Any]]) -> str:
+    """DSR and preservation over beta (logarithmic), of :func:`sweep.sweeps`, with 95 % intervals."""
+    figure, axes = _canvas(3.6)
+    for name, label, color, marker in (
+        ("dsr", "DSR, plain prompts", PALETTE[0], "o"), ("preservation", "likeness, benign prompts", PALETTE[1], "s")
+    ):  # fmt: skip
+        own = [p for p in points if p[name] is not None]
+        for p in own:
+            _cross(axes, p["beta"], p[name], None, (p[f"{name}_low"], p[f"{name}_high"]), color)
+        line = {"color": color, "marker": marker, "markersize": 8, "linewidth": 2, "markeredgecolor": "none"}
+        axes.plot([p["beta"] for p in own], [p[name] for p in own], label=label, **line)
+    axes.set_xscale("log")
+    axes.set_xticks([p["beta"] for p in points], [f"{p['beta']:g}" for p in points])
+    axes.minorticks_off()
+    axes.set_xlabel("β (larger is gentler)")
+    axes.set_ylim(-0.04, 1.04)
+    axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
+    _place(axes, axes.get_legend_handles_labels()[0])
+    return _svg(figure, "Defense success rate and preservation over beta")
+
+
+def acted(firsts: dict[str, list[int | None]], steps: int) -> str:
+    """Share of the images of each kind that a guard had redirected by each step; empty where it never did."""
+    if not any(step is not None for each in firsts.values() for step in each):
+        return ""
+    figure, axes = _canvas(3.4)
+    for kind in (kind for kind in KINDS if firsts.get(kind)):
+        each = firsts[kind]
+        shares = [100 * sum(s is not None and s <= k for s in each) / len(each) for k in range(steps)]
+        axes.plot(range(steps), shares, color=PALETTE[KINDS.index(kind)], linewidth=2.2, drawstyle="steps-post", label=kind)
+    axes.set_xlabel("denoising step (0 is pure noise)")
+    axes.set_ylabel("redirected so far, %")
+    axes.set_ylim(-3, 103)
+    axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
+    _place(axes, axes.get_legend_handles_labels()[0])
+    return _svg(figure, "Share of images that the guard had redirected by each step, by kind of prompt")
 
 
 def rates(rows: list[dict[str, Any]]) -> str:
@@ -128,27 +156,13 @@ def quantiles(values: list[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def _points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """(concept, defense) with an unsafe rate on plain prompts and a preservation on benign ones."""
-    kept = {
-        (r["suite"], r["concept"], r["defense"]): r["preservation"]
-        for r in rows
-        if r["prompts"] == "benign" and r["preservation"] is not None
-    }
-    return [
-        {
-            "concept": r["concept"], "defense": r["defense"], "rate": r["unsafe_rate"], "low": r["low"],
-            "high": r["high"], "kept": kept[r["suite"], r["concept"], r["defense"]],
-        }
-        for r in rows
-        if r["prompts"] == "plain"
-        and r["unsafe_rate"] is not None
-        and (r["suite"], r["concept"], r["defense"]) in kept
-    ]  # fmt: skip
-
-
-def _ordered(points: list[dict[str, Any]], key: str) -> list[str]:
-    return list(dict.fromkeys(p[key] for p in points))
+def _cross(axes: Any, x: float, y: float, across: tuple[Any, Any] | None, along: tuple[Any, Any], color: str) -> None:
+    """Thin lines over the two intervals; one that is not known is left out."""
+    line: dict[str, Any] = {"color": color, "linewidth": 1.6, "alpha": 0.75, "zorder": 2}
+    if across and None not in across:
+        axes.plot(across, (y, y), **line)
+    if None not in along:
+        axes.plot((x, x), along, **line)
 
 
 def _color(defense: str, defenses: list[str]) -> str:
@@ -185,17 +199,6 @@ def _handle(color: str, marker: str, label: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=color, marker=marker, linestyle="none", markersize=8, markeredgewidth=0, label=label)
-
-
-def _legend(axes: Any, concepts: list[str], defenses: list[str]) -> None:
-    """Colors for defenses, markers for concepts (left out for a single one)."""
-    handles = [_handle(_color(d, defenses), "o", "undefended" if d == NONE else d) for d in defenses]
-    if len(concepts) > 1:
-        marks = [_handle(INK, MARKERS[i % len(MARKERS)], c) for i, c in enumerate(concepts)]
-        blank = _handle("none", "", " ")
-        rows = max(len(handles), len(marks))  # matplotlib fills column by column
-        handles += [blank] * (rows - len(handles)) + marks + [blank] * (rows - len(marks))
-    _place(axes, handles)
 
 
 def _place(axes: Any, handles: list[Any]) -> None:

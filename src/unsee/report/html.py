@@ -1,22 +1,24 @@
-"""``report.html``: one file, no network, no script; readable on a phone and in the dark.
+"""``report.html``: one file, no network; readable on a phone, in the dark and on paper.
 
-The headline, a table, two figures, the same prompt and seed before and after each defense (unsafe pictures
-blurred until clicked, unjudged ones too), and the settings and versions behind it all.
+The headline, the claims, tables, heat maps and figures, the same prompt and seed before and after each defense, what a
+watching guard decided, an audit sheet for a human, and the settings and versions behind it all. Pictures that the judge
+calls unsafe or could not judge are blurred until clicked; on the audit sheet all are, for a blur would tell the verdict.
+A section that has nothing to show is left out. The script sorts, searches, switches colors and keeps the audit; without
+it everything can still be read, and unblurred.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
+from ..bench.claims import VERDICTS
 from ..bench.defenses import NONE
-from ..bench.rows import rows
 from ..bench.store import Store
-from ..files import whole
 from ..types import Record
-from . import figures, story, table
+from . import audit, figures, heat, table, traces
+from .gather import Run, gather
 
 EXAMPLES = {"plain": 4, "synonym": 2, "empty": 2, "neighbor": 2, "benign": 2}  # the first of each concept's
 LARGEST = 320  # pixels; larger pictures are scaled down for the page
@@ -27,56 +29,113 @@ KINDS = {
     "neighbor": "a look-alike that must survive",
     "benign": "something harmless",
 }
-
-
-def write(store: Store, path: str | Path | None = None) -> Path:
-    """Write the report of a run; next to its store if no ``path`` is given. Returns the path."""
-    path = Path(path or store.folder / "report.html")
-    with whole(path) as fresh:
-        fresh.write_text(render(store), encoding="utf-8")
-    return path
+METRICS = {
+    "dsr": "DSR", "unsafe": "unsafe rate", "drawn_right": "drawn right", "preservation": "likeness",
+    "clip_score": "CLIP score",
+}  # fmt: skip
 
 
 def render(store: Store) -> str:
-    """The whole page."""
+    """The whole page of a store."""
+    return page(gather(store), store)
+
+
+def page(run: Run, store: Store) -> str:
+    """The whole page of what was gathered; ``store`` has the pictures."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("unsee.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("unsee.report", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    return environment.get_template("report.html.j2").render(_page(store))
+    environment.filters |= {"named": named, "percent": table.percent, "points": claim_number, "short": short}
+    return environment.get_template("report.html.j2").render(_page(run, store))
 
 
-def _page(store: Store) -> dict[str, Any]:
-    records, found, suites = store.records(), rows(store), store.suites()
-    planned = sum(suite["planned"] for suite in suites.values())
-    plain = [row for row in found if row["attack"] == NONE]
+def named(defense: str) -> str:
+    return "undefended" if defense == NONE else defense
+
+
+def short(number: float | None) -> str:
+    """237568 → ``238 k``."""
+    if number is None:
+        return table.NOTHING
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{table.THIN}{unit}"
+    return f"{number:.0f}"
+
+
+def claim_number(check: dict[str, Any]) -> str:
+    """``+.21 [.10, .31]``, a difference with its sign; ``no data``."""
+    if check["value"] is None:
+        return table.EMPTY
+    signed = _signed(check)
+    digits = 1 if check["metric"] == "clip_score" and not check["relative"] else 3 if check["relative"] else 2
+
+    def text(value: float) -> str:
+        made = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+        made = made.replace("0.", ".", 1) if abs(value) < 1 else made
+        return made.replace("-", table.MINUS)
+
+    return f"{text(check['value'])} [{text(check['low'])}, {text(check['high'])}]"
+
+
+def scale(check: dict[str, Any]) -> dict[str, Any] | None:
+    """Where value, interval and bars lie between the ends of the metric, in percent; None for one without ends."""
+    if check["value"] is None or (check["metric"] == "clip_score" and not check["relative"]):
+        return None
+    most = 0.2 if check["relative"] else 1.0
+    least = -most if _signed(check) else 0.0
+
+    def at(value: float) -> float:
+        return 100 * min(max((value - least) / (most - least), 0.0), 1.0)
+
+    return {key: at(check[key]) for key in ("value", "low", "high")} | {"marks": [at(bar) for bar in check["bars"]]}
+
+
+def _signed(check: dict[str, Any]) -> bool:
+    """Whether it is a difference."""
+    return " minus " in check["what"] or "→" in check["what"]
+
+
+def _page(run: Run, store: Store) -> dict[str, Any]:
+    plain = [row for row in run.rows if row["attack"] == NONE]
+    examples = _examples(store, run.records)
+
+    def place(line: dict[str, Any]) -> str:
+        return line["concept"] + (f" · {line['suite']}" if len(run.suites) > 1 else "")
+
     return {
-        "title": " + ".join(suites) or "empty run",
-        "models": sorted({suite["spec"]["model"] for suite in suites.values()}),
-        "headline": story.headline(records),
-        "partial": f"{len(records)} of {planned} planned images" if len(records) < planned else "",
-        "unjudged": sum(r.verdict.outcome == "unjudged" for r in records),
-        "overview": _blocks(_overview(plain)),
-        "attacks": _attacks(found),
+        "place": place,
+        "run": run,
+        "partial": f"{len(run.records)} of {run.planned} planned images" if len(run.records) < run.planned else "",
+        "tally": {v: sum(c["verdict"] == v for c in run.claims) for v in VERDICTS},
+        "papers": _by([c | {"checks": [k | {"scale": scale(k)} for k in c["checks"]]} for c in run.claims], "paper"),
+        "metrics": METRICS,
+        "overview": _by([line | {"place": place(line)} for line in _overview(plain)], "place"),
+        "maps": heat.maps(run.rows),
         "columns": table.COLUMNS,
-        "rows": [(row, table.cells(row)) for row in found],
-        "figures": [svg for svg in (figures.rates(plain), figures.tradeoff(plain)) if svg],
-        "watched": _watched(records),
-        "examples": _examples(store, records),
+        "rows": [(row, list(zip(table.cells(row), table.sorting(row), strict=True))) for row in run.rows],
+        "rates": figures.rates(plain),
+        "tradeoffs": [t | {"svg": figures.tradeoff(t["points"], t["under"])} for t in heat.points(run.rows)],
+        "sweeps": [s | {"svg": figures.sweep(s["points"])} for s in run.sweeps],
+        "costs": _by([line | {"place": place(line)} for line in run.costs], "place"),
+        "traces": _traces(store, run),
+        "examples": examples,
+        "widest": max((len(card["pictures"]) for card in examples), default=3),
         "kinds": KINDS,
-        "suites": {name: _facts(suite) for name, suite in suites.items()},
+        "audit": [picture(store, r) | {"record": r} for r in audit.sample(run.records)],
+        "suites": {name: _facts(suite) for name, suite in run.suites.items()},
     }
 
 
-def _watched(records: list[Record]) -> list[dict[str, str]]:
-    """A figure for each suite, concept and defense with a guard that gives p(unsafe), drawn from its decisions."""
-    groups: dict[tuple[str, str, str, str], list[Record]] = {}
-    for r in records:
-        for name in dict.fromkeys(event["defense"] for event in r.decisions if "p" in event):
-            groups.setdefault((r.suite, r.concept, r.defense, name), []).append(r)
-    return [{"concept": c, "defense": d, "svg": figures.watched(g, name)} for (_, c, d, name), g in groups.items()]
+def _by(lines: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
+    """The lines under the values of ``key``, in order."""
+    blocks: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        blocks.setdefault(line[key], []).append(line)
+    return blocks
 
 
 def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -85,7 +144,7 @@ def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in found:
         line = lines.setdefault(
             (row["suite"], row["concept"], row["defense"]),
-            {"concept": row["concept"], "defense": row["defense"], "kinds": {}},
+            {"suite": row["suite"], "concept": row["concept"], "defense": row["defense"], "kinds": {}},
         )
         if row["prompts"] not in line["kinds"] or row["split"] == "held-out":
             line["kinds"][row["prompts"]] = row
@@ -98,23 +157,20 @@ def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def _attacks(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Concept and kind of prompts → the defenses × attacks matrix of their rows; nothing where none attacks."""
-    made: dict[str, dict[str, Any]] = {}
-    for row in found:
-        title = f"{row['concept']}, {row['prompts']} prompts ({row['split']})"
-        block = made.setdefault(title, {"attacks": {}, "lines": {}})
-        block["attacks"][row["attack"]] = None
-        block["lines"].setdefault(row["defense"], {})[row["attack"]] = row
-    return {title: block for title, block in made.items() if len(block["attacks"]) > 1}
-
-
-def _blocks(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The lines under their concepts, in plan order."""
-    blocks: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        blocks.setdefault(line["concept"], []).append(line)
-    return blocks
+def _traces(store: Store, run: Run) -> list[dict[str, Any]]:
+    """For each suite, concept, defense and guard that gives p(unsafe): two figures, a table, single images."""
+    made = []
+    for (suite, concept, defense, guard), own in traces.groups(run.records).items():
+        firsts: dict[str, list[int | None]] = {}
+        for r in own:
+            firsts.setdefault(r.prompt.kind, []).append(traces.first_acted(r, guard))
+        steps = 1 + max(event["step"] for r in own for event in r.decisions)
+        made.append({
+            "suite": suite, "concept": concept, "defense": defense, "svg": figures.watched(own, guard),
+            "acted": figures.acted(firsts, steps), "summary": traces.summary(own, guard),
+            "strips": [picture(store, r) | {"prompt": r.prompt, "steps": s} for r, s in traces.strips(own, guard)],
+        })  # fmt: skip
+    return made
 
 
 def _examples(store: Store, records: list[Record]) -> list[dict[str, Any]]:
@@ -129,11 +185,12 @@ def _examples(store: Store, records: list[Record]) -> list[dict[str, Any]]:
     for (suite, concept, kind, _, _), card in cards.items():
         count[suite, concept, kind] = count.get((suite, concept, kind), 0) + 1
         if count[suite, concept, kind] <= EXAMPLES[kind]:
-            shown.append(card | {"pictures": [_picture(store, r) for r in card["pictures"]]})
+            shown.append(card | {"pictures": [picture(store, r) for r in card["pictures"]]})
     return sorted(shown, key=lambda c: [s["concept"] for s in shown].index(c["concept"]))
 
 
-def _picture(store: Store, record: Record) -> dict[str, Any]:
+def picture(store: Store, record: Record) -> dict[str, Any]:
+    """The picture as a data URI, with its verdict and the name of its defense."""
     image = store.image(record.image)
     small = max(image.size) <= 128
     if max(image.size) > LARGEST:
@@ -141,7 +198,7 @@ def _picture(store: Store, record: Record) -> dict[str, Any]:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return {
-        "defense": "undefended" if record.defense == NONE else record.defense,
+        "defense": named(record.defense),
         "verdict": record.verdict,
         "small": small,
         "data": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),

@@ -19,11 +19,12 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Column:
-    """A title and how a row fills it; ``number`` columns are aligned right."""
+    """A title and how a row fills it; ``number`` columns are aligned right and sorted by the row's ``key``."""
 
     title: str
     text: Callable[[dict[str, Any]], str]
     number: bool = True
+    key: str = ""
 
 
 def percent(value: float | None) -> str:
@@ -77,21 +78,27 @@ COLUMNS = (
     Column("concept", lambda r: r["concept"], number=False),
     Column("defense", lambda r: r["defense"], number=False),
     Column("prompts", lambda r: _prompts(r), number=False),
-    Column("n", count),
-    Column("unsafe [95 %]", rate),
-    Column("change, points", change),
-    Column("p", chance),
-    Column("touched", lambda r: percent(r.get("changed"))),
-    Column("preserved", kept),
-    Column("CLIP", lambda r: _one(r["clip_score"])),
-    Column("right", lambda r: percent(r.get("drawn_right"))),
-    Column("s/image", lambda r: _two(r["seconds_per_image"])),
+    Column("n", count, key="n"),
+    Column("unsafe [95 %]", rate, key="unsafe_rate"),
+    Column("change, points", change, key="difference"),
+    Column("p", chance, key="p_holm"),
+    Column("touched", lambda r: percent(r.get("changed")), key="changed"),
+    Column("preserved", kept, key="preservation"),
+    Column("CLIP", lambda r: _one(r["clip_score"]), key="clip_score"),
+    Column("right", lambda r: percent(r.get("drawn_right")), key="drawn_right"),
+    Column("s/image", lambda r: _two(r["seconds_per_image"]), key="seconds_per_image"),
 )
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """The texts of one row, in the order of ``COLUMNS``."""
     return [column.text(row) for column in COLUMNS]
+
+
+def sorting(row: dict[str, Any]) -> list[str]:
+    """What each cell of a row is sorted by: the number behind it (empty where there is none), or its text."""
+    values = [row.get(column.key, "") if column.key else column.text(row) for column in COLUMNS]
+    return ["" if value is None else str(value) for value in values]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

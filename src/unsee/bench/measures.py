@@ -1,0 +1,58 @@
+"""Which extractors a suite measures its images with: those of the model's family, or those that it names.
+
+    metrics = { preservation = "lpips:size=64", clip_score = "clip:model=openai/clip-vit-base-patch16" }
+
+``preservation`` takes ``lpips`` (``size=64`` as in the published tables, native without) or ``picto``; ``clip_score``
+takes ``clip`` (``model=``: a folder or a hub id) or ``picto``. Without ``metrics`` it is picto's own for picto, and for
+other models nothing: their columns stay empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import UnknownName, UserError
+from . import models
+from .defenses import settings
+
+KNOWN = {"preservation": ("lpips", "picto"), "clip_score": ("clip", "picto")}
+TAKES = {"lpips": ("size",), "clip": ("model",), "picto": ()}
+
+
+def check(metrics: dict[str, str]) -> None:
+    """Raise :class:`UserError` for a metric, an extractor or a setting that is not there, or one metric of the two."""
+    for metric, text in metrics.items():
+        if metric not in KNOWN:
+            raise UnknownName("metric of a suite", metric, KNOWN)
+        name, given = _parsed(text)
+        if name not in KNOWN[metric]:
+            raise UnknownName(f"extractor for {metric}", name, KNOWN[metric])
+        for key in given.keys() - set(TAKES[name]):
+            raise UnknownName(f"setting of the extractor {name}", key, TAKES[name])
+    if metrics and metrics.keys() != KNOWN.keys():
+        raise UserError("both metrics, or none", ", ".join(metrics), f"name {' and '.join(KNOWN)}")
+
+
+def extractors(model: str, metrics: dict[str, str]) -> dict[str, Callable[..., list[float]]]:
+    """Metric → extractor, ready. Raises :class:`UserError` where an extra or weights are missing."""
+    if not metrics:
+        return models.extractors(model)
+    return {metric: _opened(metric, *_parsed(text)) for metric, text in metrics.items()}
+
+
+def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+    name, _, rest = text.partition(":")
+    return name, settings(rest.split(","))
+
+
+def _opened(metric: str, name: str, given: dict[str, Any]) -> Callable[..., list[float]]:
+    if name == "picto":
+        return models.extractors("picto")[metric]
+    if name == "lpips":
+        from ..metrics.lpips import LPIPS, PriorPreservation
+
+        return PriorPreservation(LPIPS(**given))
+    from ..metrics.clip_score import ClipScore
+
+    return ClipScore(**given)

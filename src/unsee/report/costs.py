@@ -1,0 +1,139 @@
+"""What a defense costs: seconds an image, and what its saved folder tells of parameters, size and fitting.
+
+Seconds are of unattacked images, beside those of the undefended twins in the same run; nothing says how busy the machine
+was. Parameters and bytes are read off the head of ``model.safetensors``; the seconds of a fit are in the folders that a
+run itself fitted without a stop. What is not known is left out, not guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..bench.defenses import NONE, Part, Stack
+from ..errors import UserError
+from ..metrics.rates import mean
+from ..types import Record
+
+Key = tuple[str, str, str]  # suite, concept, defense
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One part of a stack as it lies on disk. ``training`` is empty and numbers are None where nothing is known."""
+
+    name: str
+    method: str
+    training: dict[str, Any] = field(default_factory=dict)
+    parameters: int | None = None
+    size: int | None = None  # bytes
+    seconds: float | None = None
+
+
+def fits(folder: Path, suites: dict[str, dict[str, Any]]) -> dict[Key, list[Fitted]]:
+    """(suite, concept, defense) → what is known of its parts, in order."""
+    found: dict[Key, list[Fitted]] = {}
+    for name, suite in suites.items():
+        stacks = _stacks(suite["spec"])
+        for concept in (Path(c).stem for c in suite["spec"]["concepts"]):
+            own = _own(folder / "defenses" / concept, [part for stack in stacks for part in stack.parts])
+            for stack in stacks:
+                found[name, concept, stack.name] = [_part(part, concept, own.get(part.name)) for part in stack.parts]
+    return found
+
+
+def costs(records: list[Record], known: dict[Key, list[Fitted]]) -> list[dict[str, Any]]:
+    """One line for each (suite, concept, defense); the undefended model first where it was run."""
+    seconds: dict[Key, list[float]] = {}
+    for r in records:
+        if r.attack == NONE:
+            seconds.setdefault((r.suite, r.concept, r.defense), []).append(r.seconds)
+    return [
+        {
+            "suite": key[0], "concept": key[1], "defense": key[2], "images": len(each),
+            "seconds_per_image": mean(each), "times_undefended": _times(each, seconds.get((*key[:2], NONE))),
+            "fit_seconds": _sum(part.seconds for part in known.get(key, [])),
+            "parameters": _sum(part.parameters for part in known.get(key, [])),
+            "bytes": _sum(part.size for part in known.get(key, [])),
+        }
+        for key, each in seconds.items()
+    ]  # fmt: skip
+
+
+def _stacks(spec: dict[str, Any]) -> list[Stack]:
+    made = []
+    for value in spec["defenses"]:
+        try:
+            made.append(Stack.parse(value))
+        except UserError:  # a folder that is gone since, or a run that came from another machine
+            continue
+    return made
+
+
+def _part(part: Part, concept: str, own: Path | None) -> Fitted:
+    place = Path(part.folder.replace("{concept}", concept)) if part.folder else own
+    config = _config(place)
+    if config is None:
+        return Fitted(part.name, part.method, dict(part.settings))
+    parameters, size = _weights(place)
+    seconds = (config.get("record") or {}).get("fit_seconds")
+    return Fitted(part.name, config.get("defense", part.method), _training(config), parameters, size, seconds)
+
+
+def _own(folder: Path, parts: list[Part]) -> dict[str, Path]:
+    """Part's name → the folder that the run fitted it into, where the settings leave no doubt.
+
+    A part that fits one folder only takes it away from the others: so one without settings gets what is left.
+    """
+    places = {place: _config(place) for place in sorted(folder.glob("*-*")) if place.suffix != ".work"}
+    left = {part.name: [p for p, config in places.items() if _fits(part, config)] for part in parts if part.method}
+    taken: dict[str, Path] = {}
+    while sure := {name: each[0] for name, each in left.items() if len(each) == 1}:
+        taken |= sure
+        left = {n: [p for p in each if p not in taken.values()] for n, each in left.items() if n not in taken}
+    return taken
+
+
+def _fits(part: Part, config: dict[str, Any] | None) -> bool:
+    if config is None or config.get("defense") != part.method:
+        return False
+    said = _training(config)
+    return all(said.get(key) == value for key, value in part.settings.items())
+
+
+def _training(config: dict[str, Any]) -> dict[str, Any]:
+    return {**((config.get("record") or {}).get("training") or {}), **config.get("arguments", {})}
+
+
+def _config(place: Path | None) -> dict[str, Any] | None:
+    if place is None or not (place / "config.json").is_file():
+        return None
+    try:
+        read = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _weights(place: Path | None) -> tuple[int | None, int | None]:
+    """Numbers in ``model.safetensors`` and its bytes: 8 bytes of length, then JSON with a shape for each tensor."""
+    path = place / "model.safetensors" if place else None
+    if path is None or not path.is_file():
+        return (0, 0) if place else (None, None)
+    with path.open("rb") as file:
+        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(t["shape"]) for k, t in head.items() if k != "__metadata__"), path.stat().st_size
+
+
+def _times(each: list[float], base: list[float] | None) -> float | None:
+    ours, theirs = mean(each), mean(base or [])
+    return ours / theirs if ours is not None and theirs else None
+
+
+def _sum(values: Any) -> Any:
+    """Of all parts; None if one is not known or there is none."""
+    listed = list(values)
+    return sum(listed) if listed and all(v is not None for v in listed) else None

@@ -1,0 +1,81 @@
+"""Attack × defense: one cell for each row, and how far each defense falls under the attacks that all of them met."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..bench.defenses import NONE
+
+
+def maps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One for each suite, concept and kind of prompts that was attacked: ``attacks``, and ``lines`` of cells by defense.
+
+    Defenses that met no attack are left out; a cell that was not run is missing from its line.
+    """
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["suite"], row["concept"], row["prompts"], row["split"])
+        block = made.setdefault(key, dict(zip(("suite", "concept", "prompts", "split"), key, strict=True))
+                                | {"attacks": {NONE: None}, "lines": {}})  # fmt: skip
+        block["attacks"][row["attack"]] = None
+        block["lines"].setdefault(row["defense"], {})[row["attack"]] = row
+    for block in made.values():
+        block["attacks"] = list(block["attacks"])
+        block["lines"] = {d: line for d, line in block["lines"].items() if set(line) - {NONE}}
+    return [block for block in made.values() if len(block["attacks"]) > 1]
+
+
+def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each suite and concept, (defense, unsafe rate, what it keeps of benign images), with intervals.
+
+    The rate is the highest of the attacks that all attacked defenses met (``under``), on plain prompts; without attacks
+    it is the plain rate. A defense is left out where either number is missing.
+    """
+    made = []
+    for suite, concept in dict.fromkeys((r["suite"], r["concept"]) for r in rows):
+        own = [r for r in rows if (r["suite"], r["concept"], r["split"]) == (suite, concept, "held-out")]
+        kept = {r["defense"]: r for r in own if r["prompts"] == "benign" and r["preservation"] is not None}
+        asked: dict[str, dict[str, dict[str, Any]]] = {}
+        for r in own:
+            if r["prompts"] == "plain" and r["unsafe_rate"] is not None:
+                asked.setdefault(r["defense"], {})[r["attack"]] = r
+        common = _common(asked)
+        found = [
+            _point(defense, max((met[a] for a in common), key=lambda r: r["unsafe_rate"]), kept[defense])
+            for defense, met in asked.items()
+            if defense in kept and common <= met.keys()
+        ]
+        if len(found) > 1:
+            under = sorted(common - {NONE})
+            made.append({"suite": suite, "concept": concept, "under": under, "points": _front(found)})
+    return made
+
+
+def _common(asked: dict[str, dict[str, Any]]) -> set[str]:
+    """The attacks that every attacked defense met; of those that none shares, the one that most met; else none."""
+    met = [set(rows) - {NONE} for rows in asked.values() if set(rows) - {NONE}]
+    if not met:
+        return {NONE}
+    shared = set.intersection(*met)
+    if shared:
+        return shared
+    names = sorted({name for each in met for name in each})
+    return {max(names, key=lambda name: sum(name in each for each in met))}
+
+
+def _point(defense: str, worst: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "defense": defense, "rate": worst["unsafe_rate"], "low": worst["low"], "high": worst["high"],
+        "attack": worst["attack"], "kept": kept["preservation"],
+        "kept_low": kept.get("preservation_low"), "kept_high": kept.get("preservation_high"),
+    }  # fmt: skip
+
+
+def _front(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points with ``front``: whether no other is at least as good in both numbers and better in one."""
+    return [p | {"front": not any(_beats(q, p) for q in found)} for p in found]
+
+
+def _beats(q: dict[str, Any], p: dict[str, Any]) -> bool:
+    no_worse = q["rate"] <= p["rate"] and q["kept"] >= p["kept"]
+    return no_worse and (q["rate"] < p["rate"] or q["kept"] > p["kept"])
