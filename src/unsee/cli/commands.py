@@ -382,9 +382,9 @@ def _tell(store: Any, as_json: bool, suite: str = "") -> None:
         told = {"rows": found, "suites": suites, "report": str(path)}
         return _print(told | ({"claims": claims} if claims else {}))
     show.rows(found)
-    told = story.headline([r for r in run.records if suite in ("", r.suite)])
+    headline = story.headline([r for r in run.records if suite in ("", r.suite)])
     show.claims(claims)
-    show.say(f"\n{told}\n\nreport: [bold]{path}[/bold]")
+    show.say(f"\n{headline}\n\nreport: [bold]{path}[/bold]")
 
 
 def _print(value: dict[str, Any]) -> None:

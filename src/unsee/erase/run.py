@@ -282,9 +282,9 @@ class Desk:
         })  # fmt: skip
 
     def _run(self, suite: Suite, only: list[str]) -> list[dict[str, Any]]:
+        from .. import report
         from ..bench.run import run
         from ..bench.store import Store
-        from ..report import html
 
         task, folder = self.task, self.task.work / suite.name
 
@@ -293,7 +293,7 @@ class Desk:
 
         rows = run(suite, folder, only=only, device=task.device, workers=task.workers, progress=told)
         with Store(folder) as store:
-            html.write(store)
+            report.write(store)
         return [row for row in rows if row["suite"] == suite.name]
 
     def _place(self, found: Erased, stack: Stack) -> None:
