@@ -6,7 +6,7 @@ routine than one with sixteen. Inside :func:`fixed` rows go through in tiles, th
 many make a tile depends on the shape of one row alone. A tile of large maps has always the same number of rows; of
 small maps (64 positions or fewer) it has 16 to 32, which costs nothing at the usual batch and, measured, changes no
 bit. Attention, norms and sums treat their rows one by one already. ``tests/test_exact.py`` tells whether all this holds
-on a machine. The number of threads is fixed too, for it also decides in which order is added up.
+on a machine. The number of threads is fixed too, for it also decides which kernel is taken.
 
 Equal are then pictures, decisions, verdicts with their scores, preservation and CLIP score, for one kind of processor
 and one build of torch. On an accelerator nothing is changed, and the last bits may depend on the batch there.
