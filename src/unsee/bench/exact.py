@@ -64,14 +64,14 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: ``(B, …, in)`` → ``(B, …, out)``, in tiles over B."""
     if input.ndim < 2 or input.device.type != "cpu":
         return _OWN[0](input, weight, bias)
-    return _tiled(lambda tile: _OWN[0](tile, weight, bias), input, input[0].numel() // input.shape[-1])
+    return _tiled(lambda tile: _OWN[0](tile, weight, bias), input, input.shape[1:-1].numel())
 
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     """As ``torch.nn.functional.conv2d``: ``(B, C, H, W)``, in tiles over B."""
     if input.ndim < 4 or input.device.type != "cpu":
         return _OWN[1](input, weight, bias, *args, **kwargs)
-    return _tiled(lambda tile: _OWN[1](tile, weight, bias, *args, **kwargs), input, input[0, 0].numel())
+    return _tiled(lambda tile: _OWN[1](tile, weight, bias, *args, **kwargs), input, input.shape[2:].numel())
 
 
 def _tiled(call: Callable[[Tensor], Tensor], x: Tensor, positions: int) -> Tensor:

@@ -18,7 +18,7 @@ from ..errors import UserError
 from .shard import Shard
 from .store import Store
 
-SAME = ("suite", "model", "judge", "defenses", "versions", "threads", "number of pictures", "number of shards")
+SAME = ("suite", "model", "judge", "defenses", "versions", "threads", "device", "plan", "number of shards")
 
 
 def merge(folders: Sequence[str | Path], out: str | Path) -> int:
@@ -56,7 +56,8 @@ def _facts(store: Store) -> dict[str, Any]:
         "folder": store.folder,
         "number": shard.number,
         "number of shards": shard.of,
-        "number of pictures": sum(mark["planned"].values()),
+        "device": str(suite["machine"].get("device")).partition(":")[0],
+        "plan": mark["planned"],
         "suite": spec,
         "judge": f"{spec['judge']} {suite['judge_version']}",
         "versions": suite["versions"],
