@@ -156,7 +156,7 @@ def compare_ray(asked: argparse.Namespace) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     if cores < 2:
         return {"skipped": f"two workers need two cores, here is {cores}"}
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as the suite here, not behind all else
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         # Not all workers draw in the first batch and the last one: more of them, and smaller ones than the suite's.

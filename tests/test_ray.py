@@ -40,7 +40,7 @@ def start(*arguments: str) -> subprocess.Popen:
     """``ray start --block``: one process group, that we may end as a whole."""
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block", "--num-cpus=1"]
     paths = [SOURCE, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    env = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": os.pathsep.join(paths)}
+    env = os.environ | {"RAY_worker_niceness": "0", "PYTHONPATH": os.pathsep.join(paths)}  # beside other work too
     more = ["--object-store-memory=80000000", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen([*command, *more, *arguments], env=env, start_new_session=True, **quiet)

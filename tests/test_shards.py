@@ -107,7 +107,7 @@ def test_all_shards_once_and_a_folder_of_its_own(runs, tmp_path):
         ({"model": "tiny:sd2-v"}, {}, r"another suite .*model: tiny:sd2-v"),
         ({"judge": "always.safe"}, {}, r"another suite .*judge: always.safe"),
         ({}, {"threads": 2}, r"another threads .*2, not 1"),
-        ({}, {"shard": Shard(2, 3)}, r"another of .*3, not 2"),
+        ({}, {"shard": Shard(2, 3)}, r"another number of shards .*3, not 2"),
     ],
 )
 def test_what_does_not_belong_is_refused(runs, tmp_path, change, how, told):

@@ -6,7 +6,7 @@ routine than one with sixteen. Inside :func:`fixed` rows go through in tiles, th
 many make a tile depends on the shape of one row alone. A tile of large maps has always the same number of rows; of
 small maps (64 positions or fewer) it has 16 to 32, which costs nothing at the usual batch and, measured, changes no
 bit. Attention, norms and sums treat their rows one by one already. ``tests/test_exact.py`` tells whether all this holds
-on a machine. The number of threads is fixed too, for it also decides in which order is added up.
+on a machine. The number of threads is fixed too, for it also decides which kernel is taken.
 
 Equal are then pictures, decisions, verdicts with their scores, preservation and CLIP score, for one kind of processor
 and one build of torch. On an accelerator nothing is changed, and the last bits may depend on the batch there.
@@ -64,14 +64,14 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``torch.nn.functional.linear``: ``(B, …, in)`` → ``(B, …, out)``, in tiles over B."""
     if input.ndim < 2 or input.device.type != "cpu":
         return _OWN[0](input, weight, bias)
-    return _tiled(lambda tile: _OWN[0](tile, weight, bias), input, input[0].numel() // input.shape[-1])
+    return _tiled(lambda tile: _OWN[0](tile, weight, bias), input, input.shape[1:-1].numel())
 
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     """As ``torch.nn.functional.conv2d``: ``(B, C, H, W)``, in tiles over B."""
     if input.ndim < 4 or input.device.type != "cpu":
         return _OWN[1](input, weight, bias, *args, **kwargs)
-    return _tiled(lambda tile: _OWN[1](tile, weight, bias, *args, **kwargs), input, input[0, 0].numel())
+    return _tiled(lambda tile: _OWN[1](tile, weight, bias, *args, **kwargs), input, input.shape[2:].numel())
 
 
 def _tiled(call: Callable[[Tensor], Tensor], x: Tensor, positions: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Prompts in, samples out: the one place where the bench and the command line draw images.
 
 Every image has its own generator, seeded by its prompt's seed alone. The last bits of a matrix product
-can still depend on how many images share a batch, so the runner fixes the composition of its batches.
+can still depend on how many images share a batch, so the runner draws under :func:`.exact.fixed`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..errors import UserError
 from .shard import Shard
 from .store import Store
 
-SAME = ("suite", "model", "judge", "defenses", "versions", "threads", "planned", "of")
+SAME = ("suite", "model", "judge", "defenses", "versions", "threads", "device", "plan", "number of shards")
 
 
 def merge(folders: Sequence[str | Path], out: str | Path) -> int:
@@ -55,12 +55,15 @@ def _facts(store: Store) -> dict[str, Any]:
     return {
         "folder": store.folder,
         "number": shard.number,
-        "of": shard.of,
+        "number of shards": shard.of,
+        "device": str(suite["machine"].get("device")).partition(":")[0],
+        "plan": mark["planned"],
         "suite": spec,
         "judge": f"{spec['judge']} {suite['judge_version']}",
         "versions": suite["versions"],
         "threads": suite["machine"].get("threads"),
-        **{key: mark[key] for key in ("model", "defenses", "planned")},
+        "model": mark["model"],
+        "defenses": mark["defenses"],
     }
 
 
@@ -71,14 +74,14 @@ def _check(shards: list[dict[str, Any]]) -> None:
             if shard[key] != first[key]:
                 got = f"another {key} in {shard['folder']} than in {first['folder']}" + _apart(first[key], shard[key])
                 raise UserError("shards of one suite, model and judge", got, "merge those that belong together")
-    numbers = [shard["number"] for shard in shards]
+    numbers, of = [shard["number"] for shard in shards], first["number of shards"]
     twice = sorted({n for n in numbers if numbers.count(n) > 1})
     if twice:
-        raise UserError("every shard once", f"{twice[0]}/{first['of']} twice", "name each folder once")
-    missing = sorted(set(range(1, first["of"] + 1)) - set(numbers))
+        raise UserError("every shard once", f"{twice[0]}/{of} twice", "name each folder once")
+    missing = sorted(set(range(1, of + 1)) - set(numbers))
     if missing:
-        left = ", ".join(f"{n}/{first['of']}" for n in missing[:5])
-        raise UserError(f"all {first['of']} shards", f"none for {left}", "run what is missing, and name its folder too")
+        left = ", ".join(f"{n}/{of}" for n in missing[:5])
+        raise UserError(f"all {of} shards", f"none for {left}", "run what is missing, and name its folder too")
 
 
 def _apart(one: Any, other: Any) -> str:

@@ -89,6 +89,7 @@ def run(
         mark = models.fingerprint(pipe)
         share = shard.part(pictures(suite, known, mark)) if shard.of > 1 else None
         with Store(out, write=True) as store:
+            store.check_shard(suite.name, str(shard))
             fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
             plan = [
                 _planned(g, known[g.concept], fitted[g.concept, g.stack.name], suite, mark, pipe, Path(out), progress)

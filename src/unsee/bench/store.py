@@ -108,21 +108,23 @@ class Store:
             old = db.execute("SELECT digest FROM suites WHERE name = ?", (suite.name,)).fetchone()
             if old and old["digest"] != suite.digest:
                 db.execute("DELETE FROM cells WHERE suite = ?", (suite.name,))
+                db.execute("DELETE FROM marks WHERE suite = ?", (suite.name,))
             values = (suite.name, suite.digest, spec, judge_version, _dump(versions), _dump(machine))
             db.execute("INSERT OR REPLACE INTO suites VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def put_mark(self, suite: str, mark: dict[str, Any]) -> None:
-        """Say which shard of ``suite`` this folder holds, and what it was made with.
-
-        Raises :class:`UserError` if it holds another shard. What was planned before stays planned.
-        """
+        """Say which shard of ``suite`` this folder holds, and what it was made with. What was planned stays planned."""
+        self.check_shard(suite, mark["shard"])
         old = self.mark(suite)
-        if old and old["shard"] != mark["shard"]:
-            got = f"{self.folder} of shard {old['shard']}"
-            raise UserError(f"a folder of shard {mark['shard']}", got, "choose another --out")
         joined = {key: old.get(key, {}) | mark[key] for key in ("planned", "defenses")}
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (suite, _dump(mark | joined)))
+
+    def check_shard(self, suite: str, shard: str) -> None:
+        """Raises :class:`UserError` if this folder holds another shard of ``suite``."""
+        held = self.mark(suite).get("shard", shard)
+        if held != shard:
+            raise UserError(f"a folder of shard {shard}", f"{self.folder} of shard {held}", "choose another --out")
 
     def take_over(self, other: Store) -> None:
         """All of a shard that was run elsewhere, under the mark of the whole; what is there already stays.
