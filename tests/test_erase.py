@@ -97,7 +97,7 @@ def test_the_usual_candidates_are_sound_and_begin_with_saferedir():
     weapon = concepts.load("weapon")
     for stack in usual.stacks:
         stack.check(weapon)
-    assert len(usual.strikes) == 8 and (usual.choose, usual.prove) == (24, 50) and USUAL.is_file()
+    assert len(usual.strikes) == 8 and (usual.choose, usual.prove) == (16, 50) and USUAL.is_file()
 
 
 @pytest.mark.parametrize(
