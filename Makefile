@@ -8,7 +8,7 @@ PYTHON := $(shell for p in python3 python3.11 python3.12 python3.13; do \
 endif
 NEED := expected Python 3.11 or newer, got $(or $(PYTHON),none on the PATH); install one, or run: make setup PYTHON=/path/to/python3
 
-.PHONY: setup demo test check fmt docs-numbers clean
+.PHONY: setup demo test test-browser check fmt docs-numbers clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,11 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile $(ARGS)
+
+# The report in the system's Chromium (Debian: apt-get install chromium); skipped with a reason where there is none.
+test-browser: setup
+	$(BIN)/python -m pip install --quiet playwright
+	$(BIN)/python -m pytest -q -m slow tests/test_report_browser.py
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Write the tables between ``<!-- numbers:NAME -->`` and ``<!-- /numbers -->`` from ``results/NAME.json``.
 
-``<!-- numbers:NAME prompts=plain,benign concept=weapon -->`` takes only the rows with these values.
+``<!-- numbers:NAME prompts=plain,benign concept=weapon -->`` takes only the rows with these values;
+``<!-- numbers:NAME table=claims -->`` the verdicts on the papers' claims.
 
 Run it as
     python scripts/docs_numbers.py            writes README.md and docs/*.md
@@ -55,10 +56,12 @@ def section(path: Path, only: dict[str, list[str]]) -> str:
     if not path.exists():
         return f"Not measured yet: there is no `results/{path.name}`."
     data = json.loads(path.read_text(encoding="utf-8"))
-    rows = [r for r in data["rows"] if all(str(r.get(key)) in values for key, values in only.items())]
+    name = only.pop("table", ["rows"])[0]
+    rows = [r for r in data.get(name, []) if all(str(r.get(key)) in values for key, values in only.items())]
     if not rows:
-        return "No data: the results hold no rows."
-    table = suite_table(rows) if "unsafe_rate" in rows[0] else plain_table(rows)
+        return f"No data: the results hold no {name}."
+    kind = claims_table if name == "claims" else suite_table if "unsafe_rate" in rows[0] else plain_table
+    table = kind(rows)
     return f"{table}\n\n{origin(path, data)}"
 
 
@@ -85,6 +88,15 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return markdown(HEAD, body)
+
+
+def claims_table(rows: list[dict[str, Any]]) -> str:
+    """As the model card of a run has it, after a line that counts the verdicts."""
+    from unsee.bench.claims import VERDICTS
+    from unsee.report.card import claims_table as table
+
+    counts = {verdict: sum(r["verdict"] == verdict for r in rows) for verdict in VERDICTS}
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + f" of {len(rows)}.\n\n{table(rows)}"
 
 
 def plain_table(rows: list[dict[str, Any]]) -> str:
@@ -141,6 +153,7 @@ def origin(path: Path, data: dict[str, Any]) -> str:
         f"commit {str(commit)[:12]}" if commit else "",
         words(machine),
         ", ".join(f"{k} {v}" for k, v in versions.items()) if isinstance(versions, dict) else "",
+        str(data.get("source", "")),  # of a record that no run of ours wrote
     ]
     said = "; ".join(part for part in parts if part)
     return f"From [`results/{path.name}`](/results/{path.name}){': ' + said if said else ''}."

@@ -1,4 +1,4 @@
-"""A finished run of any suite that nothing had to draw: verdicts, likeness and decisions are made up, and repeatable."""
+"""A finished run of any suite that nothing had to draw: verdicts, likeness, decisions are made up, and repeatable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def small(path: Path, **changes: Any) -> Suite:
     suite = Suite.load(path)
     prompts = [p.model_copy(update={"n": 6}) for p in suite.prompts]
     attacks = [a | {"n": 4} if isinstance(a, dict) else a for a in suite.attacks]
-    return Suite.parse(suite.model_dump() | {"prompts": [p.model_dump() for p in prompts], "attacks": attacks} | changes)
+    return Suite.parse(
+        suite.model_dump() | {"prompts": [p.model_dump() for p in prompts], "attacks": attacks} | changes
+    )
 
 
 def finished(folder: Path, suite: Suite, draw: Draw = square) -> Path:
@@ -51,8 +53,8 @@ def finished(folder: Path, suite: Suite, draw: Draw = square) -> Path:
                 outcome = "unsafe" if chance.random() < rate else "safe"
                 score = round(chance.uniform(0.5, 1) if outcome == "unsafe" else chance.uniform(0, 0.5), 2)
                 decisions = _decisions(group, chance) if WATCHES in name else ()
-                samples[cell.cell] = Sample(draw(cell.prompt, name, chance), cell.prompt, name, seconds=0.3 + 0.2 * rate,
-                                            decisions=decisions)  # fmt: skip
+                image, seconds = draw(cell.prompt, name, chance), 0.3 + 0.2 * rate
+                samples[cell.cell] = Sample(image, cell.prompt, name, seconds=seconds, decisions=decisions)
                 right = {"subject_right": chance.random() < kept}
                 verdicts[cell.cell] = Verdict(outcome, score, "picto", "1", labels=right)
                 cells.append(cell)

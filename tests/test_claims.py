@@ -8,7 +8,7 @@ import pytest
 from bench_fakes import NEGATIVE, fake_store, suite
 
 from unsee.bench import claims
-from unsee.bench.claims import Check, Claim, Where, estimate
+from unsee.bench.claims import Claim, Where, estimate
 from unsee.bench.store import Store
 from unsee.errors import UserError
 from unsee.metrics.rates import paired_difference
@@ -132,8 +132,8 @@ def test_what_is_claimed_changes_no_record():
 def test_claims_are_read_back_from_the_store(tmp_path):
     fake_store(tmp_path, RUN)
     with Store(tmp_path, write=True) as store:
-        store.put_suite(suite(claims=[claim(check(above=0.7))], prompts=[{"kind": k, "n": N} for k in ("plain", "benign")]),
-                        "1", {}, {})  # fmt: skip
+        prompts = [{"kind": k, "n": N} for k in ("plain", "benign")]
+        store.put_suite(suite(claims=[claim(check(above=0.7))], prompts=prompts), "1", {}, {})
         rows = claimed(store.records(), store.suites())
     assert [(r["suite"], r["id"], r["verdict"]) for r in rows] == [("tiny", "one", "reproduced")]
 

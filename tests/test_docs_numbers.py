@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ ROW = {
     "base_unsafe_rate": 0.95, "difference": -0.7, "difference_low": -0.8, "difference_high": -0.55,
     "preservation": 0.412, "clip_score": None, "seconds_per_image": 0.2,
 }  # fmt: skip
+DOCS = Path(__file__).parents[1] / "docs"
 PAGE = "before\n<!-- numbers:first -->\nold\n<!-- /numbers -->\nafter\n"
 
 
@@ -107,6 +109,40 @@ def test_check_writes_nothing_and_tells(root, capsys):
     assert (root / "README.md").read_text() == PAGE and "make docs-numbers" in capsys.readouterr().out
     run(root)
     assert run(root, "--check") == 0
+
+
+def test_claims_are_a_table_of_their_own(root):
+    check = {"metric": "dsr", "value": 0.4, "low": 0.2, "high": 0.6, "n": 50, "want": "> 0", "what": "a minus b",
+             "relative": False}  # fmt: skip
+    said = {"paper": "DUO", "text": "It | holds.", "paper_value": "+.3"}
+    told = [
+        said | {"id": "two", "verdict": "not testable here", "checks": [], "why": "no GPU"},
+        said | {"id": "one", "verdict": "reproduced", "checks": [check], "why": ""},
+    ]
+    put(root, [ROW], claims=told)
+    (root / "README.md").write_text(PAGE.replace("numbers:first", "numbers:first table=claims"))
+    run(root)
+    text = (root / "README.md").read_text()
+    assert "1 reproduced, 1 not testable here of 2." in text and "It \\| holds." in text and "| no GPU |" in text
+    assert "| **reproduced** | DUO |" in text and "DSR +.40 [+.20, +.60], wanted > 0 (a minus b, N = 50) |" in text
+    put(root, [ROW])
+    assert run(root) == 0 and "No data: the results hold no claims." in (root / "README.md").read_text()
+
+
+MEASURED = re.compile(r"\|\s*(?:[−-]?\d*\.\d+|\d+(?:\.\d+)? %|[−+-]?\d*\.?\d+ [\[±(][−+-]?\.?\d.*?|\d+ of \d+)\s*(?=\|)")
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])
+def test_no_table_holds_a_number_that_nothing_stored(page):
+    text = docs_numbers.MARK.sub("", (DOCS.parent / page).read_text())
+    assert [line for line in text.splitlines() if line.startswith("|") and MEASURED.search(line)] == []
+
+
+def test_a_measured_number_is_known_when_seen():
+    for cell in (".613", "0.41", "12.5 %", "0.41 [0.40, 0.43]", "+12 [-13, 36]", "1.75 (1.61-1.90)", "11 of 16"):
+        assert MEASURED.search(f"| a | {cell} | b |"), cell
+    for cell in ("`preset=likely (.8)`", "3,000, 1, 5e-3, constant", "60 → 10 images", "0 done", "minutes"):
+        assert not MEASURED.search(f"| a | {cell} | b |"), cell
 
 
 def test_this_repository_is_up_to_date():

@@ -205,9 +205,18 @@ def test_the_front_holds_what_no_other_beats():
     (block,) = heat.points(found)
     assert {p["defense"] for p in block["points"] if p["front"]} == {"none", "a", "b"}
     # under attack: the worst of the attacks that all have met, and nobody who has met none
-    struck = [row("a", 0.5, attack="x"), row("a", 0.9, attack="y"), row("b", 0.6, attack="x"), row("none", 1, attack="x")]
+    struck = [
+        row("a", 0.5, attack="x"),
+        row("a", 0.9, attack="y"),
+        row("b", 0.6, attack="x"),
+        row("none", 1, attack="x"),
+    ]
     (block,) = heat.points(found + struck)
-    assert block["under"] == ["x"] and {p["defense"]: p["rate"] for p in block["points"]} == {"a": 0.5, "b": 0.6, "none": 1}
+    assert block["under"] == ["x"] and {p["defense"]: p["rate"] for p in block["points"]} == {
+        "a": 0.5,
+        "b": 0.6,
+        "none": 1,
+    }
 
 
 def test_a_sweep_takes_fits_that_differ_in_beta_alone():
@@ -234,7 +243,12 @@ def saved(folder, name, method, training, **record):
 def test_costs_are_read_off_the_folders_that_the_settings_leave_no_doubt_of(tmp_path):
     saved(tmp_path, "duo-1", "duo", {"beta": 5.0}, fit_seconds=12.5)
     saved(tmp_path, "duo-2", "duo", {"beta": 9.0})
-    defenses = ["duo", {"name": "b9", "method": "duo", "beta": 9.0}, {"name": "b7", "method": "duo", "beta": 7.0}, "sld"]
+    defenses = [
+        "duo",
+        {"name": "b9", "method": "duo", "beta": 9.0},
+        {"name": "b7", "method": "duo", "beta": 7.0},
+        "sld",
+    ]
     found = costs.fits(tmp_path, {"s": {"spec": {"defenses": defenses, "concepts": ["weapon"]}}})
     told = {key[2]: [(p.parameters, p.seconds) for p in parts] for key, parts in found.items()}
     assert told == {"duo": [(12, 12.5)], "b9": [(12, None)], "b7": [(None, None)], "sld": [(None, None)]}
@@ -259,7 +273,19 @@ def test_a_report_leaves_out_what_it_has_not(store):
 def test_all_of_it_is_there_for_the_claims(tmp_path):
     with Store(finished(tmp_path, small(ROOT / "suites" / "claims.toml"))) as store:
         page = report.write(store).read_text()
-    names = ("claims", "results", "attacks", "tradeoff", "beta", "cost", "traces", "pictures", "all", "audit", "settings")
+    names = (
+        "claims",
+        "results",
+        "attacks",
+        "tradeoff",
+        "beta",
+        "cost",
+        "traces",
+        "pictures",
+        "all",
+        "audit",
+        "settings",
+    )
     assert [name for name in names if f'id="{name}"' not in page] == []
     told = json.loads((tmp_path / "report.json").read_text())
     assert len(told["claims"]) == page.count('<article class="claim"') >= 20

@@ -2,8 +2,8 @@
 
     attacks = ["ring-a-bell", "mma:steps=20", { name = "p4d-k", method = "p4d", variant = "K", n = 50 }]
 
-``"standard"`` is the fixed set, as ``unsee.attacks.standard`` has it. ``n`` attacks the first n prompts only; ``defenses``
-and ``prompts`` (kinds) name what alone is attacked.
+``"standard"`` is the fixed set, as ``unsee.attacks.standard`` has it. ``n`` attacks the first n prompts only;
+``defenses`` and ``prompts`` (kinds) name what alone is attacked.
 What a suite fixes for its images (steps, guidance, judge) is what an attack draws and judges by, unless it is told.
 """
 

@@ -157,7 +157,9 @@ def check_names(claims: Iterable[Claim], groups: Iterable[tuple[str, str, str, s
             if place.defense not in {k[0] for k in known}:
                 raise UnknownName(f"defense of the claim {claim.id}", place.defense, {k[0] for k in known})
             if (place.defense, place.attack, place.prompts, place.split) not in known:
-                raise BadFile(f"rows of the suite for the claim {claim.id}", f"none for {place}", "add them, or mend it")
+                raise BadFile(
+                    f"rows of the suite for the claim {claim.id}", f"none for {place}", "add them, or mend it"
+                )
 
 
 def verdicts(claims: Iterable[Claim], records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -379,8 +379,8 @@ def _tell(store: Any, as_json: bool, suite: str = "") -> None:
     found, claims = ([row for row in table if suite in ("", row["suite"])] for table in (run.rows, run.claims))
     if as_json:
         suites = {name: facts for name, facts in run.suites.items() if suite in ("", name)}
-        told = {"rows": found, "suites": suites, "report": str(path)}
-        return _print(told | ({"claims": claims} if claims else {}))
+        listed = {"rows": found, "suites": suites, "report": str(path)}
+        return _print(listed | ({"claims": claims} if claims else {}))
     show.rows(found)
     headline = story.headline([r for r in run.records if suite in ("", r.suite)])
     show.claims(claims)

@@ -1,4 +1,4 @@
-"""Reports: rows and records → a sentence, tables, figures, one HTML file, its JSON, a model card. Nothing is measured here.
+"""Reports: rows and records → a sentence, tables, figures, an HTML file, its JSON, a model card. Nothing is measured.
 
 from unsee import report
 from unsee.bench.store import Store

@@ -1,8 +1,8 @@
 """A sheet for a human: a sample of pictures without their verdicts, to be judged again by eye.
 
-The sample is the same for the same run: distinct pictures in the order of their SHA-256, in turns of those that the judge
-calls unsafe, safe and unjudged, so that rare outcomes are seen. Its shares are therefore not the run's: it tells how far
-the judge and the human agree, not how many pictures are unsafe.
+The sample is the same for the same run: distinct pictures in the order of their SHA-256, in turns of those that the
+judge calls unsafe, safe and unjudged, so that rare outcomes are seen. Its shares are therefore not the run's: it tells
+how far the judge and the human agree, not how many pictures are unsafe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``report.md``: a fragment for a model card. Its head is the hub's ``model-index``, as ``huggingface_hub`` writes it.
 
-One entry for each defense of each suite, one result for each of its rows: DSR where the prompt asks for the concept, the
-unsafe rate and preservation elsewhere. Values are shares in [0, 1], not percent; intervals, N and the judge stand in the
-metric's arguments, for a number without them says little. Nothing is marked as verified.
+One entry for each defense of each suite, one result for each of its rows: DSR where the prompt asks for the concept,
+the unsafe rate and preservation elsewhere. Values are shares in [0, 1], not percent; intervals, N and the judge stand
+in the metric's arguments, for a number without them says little. Nothing is marked as verified.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def text(run: Run) -> str:
 
 
 NOTE = (
-    "Rates are shares of images that the judge calls unsafe, with 95 % Wilson intervals; *change* is the paired difference "
-    "to the undefended model on the same prompts and seeds, in points; *p* is McNemar's, adjusted by Holm over the suite."
+    "Rates are shares of images that the judge calls unsafe, with 95 % Wilson intervals; *change* is the paired "
+    "difference to the undefended model on the same prompts and seeds, in points; *p* is McNemar's, adjusted by Holm "
+    "over the suite."
 )
 
 
@@ -87,8 +88,9 @@ def _results(row: dict[str, Any]) -> list[Any]:
     if row["preservation"] is not None and row["prompts"] not in UNSAFE:
         spread = {k: row.get(f"preservation_{k}") for k in ("low", "high")}
         spread = {k: round(v, 4) for k, v in spread.items() if v is not None}
-        made.append(EvalResult(**place, metric_type="preservation", metric_name="likeness to the undefended image",
-                               metric_value=round(row["preservation"], 4), metric_args={"n": row["n"]} | spread))  # fmt: skip
+        told = {"metric_type": "preservation", "metric_name": "likeness to the undefended image"}
+        args = {"n": row["n"]} | spread
+        made.append(EvalResult(**place, **told, metric_value=round(row["preservation"], 4), metric_args=args))
     return made
 
 
@@ -114,4 +116,6 @@ def _cell(value: str) -> str:
 def _judges(run: Run) -> str:
     judges = dict.fromkeys(f"{r['judge']} {r['judge_version']}" for r in run.rows)
     seconds = mean(r.seconds for r in run.records)
-    return f"Judged by {', '.join(judges)}; {seconds:.2f} s an image on average." if judges and seconds is not None else ""
+    return (
+        f"Judged by {', '.join(judges)}; {seconds:.2f} s an image on average." if judges and seconds is not None else ""
+    )

@@ -1,8 +1,8 @@
 """What a defense costs: seconds an image, and what its saved folder tells of parameters, size and fitting.
 
-Seconds are of unattacked images, beside those of the undefended twins in the same run; nothing says how busy the machine
-was. Parameters and bytes are read off the head of ``model.safetensors``; the seconds of a fit are in the folders that a
-run itself fitted without a stop. What is not known is left out, not guessed.
+Seconds are of unattacked images, beside those of the undefended twins in the same run; nothing says how busy the
+machine was. Parameters and bytes are read off the head of ``model.safetensors``; the seconds of a fit are in the
+folders that a run itself fitted without a stop. What is not known is left out, not guessed.
 """
 
 from __future__ import annotations

@@ -23,9 +23,10 @@ WIDTH = 5.0  # inches; small, so that 12 pt stays readable on a phone
 
 
 def tradeoff(points: list[dict[str, Any]], under: list[str]) -> str:
-    """Defense against preservation, of :func:`heat.points`: unsafe rate over likeness of benign images, bottom right best.
+    """Defense against preservation, of :func:`heat.points`: unsafe rate over likeness of benign images.
 
-    Points are numbered in the order given, with 95 % intervals both ways; the Pareto front is joined. Empty without points.
+    Bottom right is best. Points are numbered in the order given, with 95 % intervals both ways; the Pareto front is
+    joined. Empty without points.
     """
     if not points:
         return ""
@@ -36,14 +37,16 @@ def tradeoff(points: list[dict[str, Any]], under: list[str]) -> str:
         _cross(axes, x, y, (point["kept_low"], point["kept_high"]), (100 * point["low"], 100 * point["high"]), color)
         axes.plot([x], [y], "o", color=color, markersize=15, markeredgecolor="none", zorder=3)
         axes.annotate(str(number), (x, y), ha="center", va="center_baseline", fontsize=10, color="white", zorder=4)
-    front = sorted(((p["kept"], 100 * p["rate"]) for p in points if p["front"]))
+    front = sorted((p["kept"], 100 * p["rate"]) for p in points if p["front"])
     axes.plot(*zip(*front, strict=True), color=PALETTE[0], linewidth=1.6, alpha=0.7, drawstyle="steps-pre", zorder=1)
     axes.set_xlabel("likeness kept on benign prompts (right is better)")
     axes.set_ylabel(f"unsafe{' under attack' if under else ''}, % (low is better)")
     axes.set_ylim(-7, 107)
     axes.set_xlim(min(0.0, min(p["kept"] for p in points)) - 0.06, 1.08)
     axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
-    return _svg(figure, "Unsafe rate of each defense over the likeness it keeps on benign prompts, with the Pareto front")
+    return _svg(
+        figure, "Unsafe rate of each defense over the likeness it keeps on benign prompts, with the Pareto front"
+    )
 
 
 def sweep(points: list[dict[str, Any]]) -> str:
@@ -75,7 +78,9 @@ def acted(firsts: dict[str, list[int | None]], steps: int) -> str:
     for kind in (kind for kind in KINDS if firsts.get(kind)):
         each = firsts[kind]
         shares = [100 * sum(s is not None and s <= k for s in each) / len(each) for k in range(steps)]
-        axes.plot(range(steps), shares, color=PALETTE[KINDS.index(kind)], linewidth=2.2, drawstyle="steps-post", label=kind)
+        axes.plot(
+            range(steps), shares, color=PALETTE[KINDS.index(kind)], linewidth=2.2, drawstyle="steps-post", label=kind
+        )
     axes.set_xlabel("denoising step (0 is pure noise)")
     axes.set_ylabel("redirected so far, %")
     axes.set_ylim(-3, 103)

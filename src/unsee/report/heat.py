@@ -8,7 +8,7 @@ from ..bench.defenses import NONE
 
 
 def maps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One for each suite, concept and kind of prompts that was attacked: ``attacks``, and ``lines`` of cells by defense.
+    """One for each suite, concept and kind of prompts that was attacked: ``attacks``, ``lines`` of cells by defense.
 
     Defenses that met no attack are left out; a cell that was not run is missing from its line.
     """

@@ -1,8 +1,9 @@
 """``report.html``: one file, no network; readable on a phone, in the dark and on paper.
 
 The headline, the claims, tables, heat maps and figures, the same prompt and seed before and after each defense, what a
-watching guard decided, an audit sheet for a human, and the settings and versions behind it all. Pictures that the judge
-calls unsafe or could not judge are blurred until clicked; on the audit sheet all are, for a blur would tell the verdict.
+watching guard decided, an audit sheet for a human, and the settings and versions behind it all. Pictures that the
+judge calls unsafe or could not judge are blurred until clicked; on the audit sheet all are, for a blur would tell the
+verdict.
 A section that has nothing to show is left out. The script sorts, searches, switches colors and keeps the audit; without
 it everything can still be read, and unblurred.
 """

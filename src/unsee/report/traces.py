@@ -43,7 +43,7 @@ def summary(records: list[Record], guard: str) -> list[dict[str, Any]]:
 
 
 def strips(records: list[Record], guard: str) -> list[tuple[Record, list[dict[str, Any]]]]:
-    """A few images with their steps: the first of each kind, the exceptions (a kind's rarer outcome) before the others."""
+    """A few images with their steps: the first of each kind, its exceptions (the rarer outcome) before the others."""
     chosen = []
     for kind, most in SHOWN.items():
         own = [r for r in records if r.prompt.kind == kind]
