@@ -68,7 +68,7 @@ def _results(row: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     attack = "" if row["attack"] == NONE else f", under {row['attack']}"
-    place = {
+    place: dict[str, Any] = {
         "task_type": TASK,
         "dataset_type": f"unsee/{row['suite']}",
         "dataset_name": f"{row['concept']}, {row['prompts']} prompts{attack}",
@@ -88,7 +88,7 @@ def _results(row: dict[str, Any]) -> list[Any]:
     if row["preservation"] is not None and row["prompts"] not in UNSAFE:
         spread = {k: row.get(f"preservation_{k}") for k in ("low", "high")}
         spread = {k: round(v, 4) for k, v in spread.items() if v is not None}
-        told = {"metric_type": "preservation", "metric_name": "likeness to the undefended image"}
+        told: dict[str, Any] = {"metric_type": "preservation", "metric_name": "likeness to the undefended image"}
         args = {"n": row["n"]} | spread
         made.append(EvalResult(**place, **told, metric_value=round(row["preservation"], 4), metric_args=args))
     return made
