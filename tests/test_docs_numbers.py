@@ -129,7 +129,9 @@ def test_claims_are_a_table_of_their_own(root):
     assert run(root) == 0 and "No data: the results hold no claims." in (root / "README.md").read_text()
 
 
-MEASURED = re.compile(r"\|\s*(?:[−-]?\d*\.\d+|\d+(?:\.\d+)? %|[−+-]?\d*\.?\d+ [\[±(][−+-]?\.?\d.*?|\d+ of \d+)\s*(?=\|)")
+MEASURED = re.compile(
+    r"\|\s*(?:[−-]?\d*\.\d+|\d+(?:\.\d+)? %|[−+-]?\d*\.?\d+ [\[±(][−+-]?\.?\d.*?|\d+ of \d+)\s*(?=\|)"
+)
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in DOCS.glob("*.md"))])

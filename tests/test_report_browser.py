@@ -196,8 +196,10 @@ def test_the_audit_is_filled_in_kept_compared_and_exported(visit, tmp_path):
 
 
 def test_it_prints(visit, tmp_path):
-    page = visit(scheme="dark")
+    page = visit(688, scheme="dark")  # of A4 between its margins
     page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 688
+    assert page.locator("#all-rows").evaluate("e => e.scrollWidth <= e.clientWidth")
     assert brightness(page) > 250 and not page.locator("nav").is_visible()
     made = page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     assert made.startswith(b"%PDF") and len(made) > 20_000

@@ -68,7 +68,7 @@ def _results(row: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     attack = "" if row["attack"] == NONE else f", under {row['attack']}"
-    place = {
+    place: dict[str, Any] = {
         "task_type": TASK,
         "dataset_type": f"unsee/{row['suite']}",
         "dataset_name": f"{row['concept']}, {row['prompts']} prompts{attack}",

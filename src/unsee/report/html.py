@@ -49,12 +49,25 @@ def page(run: Run, store: Store) -> str:
         loader=PackageLoader("unsee.report", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"named": named, "percent": table.percent, "points": claim_number, "short": short}
+    environment.filters |= {
+        "named": named,
+        "stacked": stacked,
+        "percent": table.percent,
+        "points": claim_number,
+        "short": short,
+    }
     return environment.get_template("report.html.j2").render(_page(run, store))
 
 
 def named(defense: str) -> str:
     return "undefended" if defense == NONE else defense
+
+
+def stacked(defense: str) -> Any:
+    """A defense's name in HTML: a long stack may break after each plus."""
+    from markupsafe import Markup, escape
+
+    return Markup("+<wbr>").join(escape(part) for part in named(defense).split("+"))
 
 
 def short(number: float | None) -> str:
