@@ -39,6 +39,40 @@ def test_a_row_does_not_know_how_many_there_are(name):
     torch.testing.assert_close(whole, call(weight, x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_the_layout_of_the_input_makes_no_difference(rows):
+    """Pictures come with the channels last."""
+    weight, x = torch.randn(8, 3, 3, 3), torch.randn(10, 64, 64, 3).permute(0, 3, 1, 2)
+    with fixed(1):
+        whole = call(weight, x)
+        assert torch.equal(torch.cat([call(weight, part) for part in x.split(rows)]), whole)
+        assert torch.equal(call(weight, x.contiguous()), whole)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text"])
+def test_every_part_of_a_pipeline_in_floats(part):
+    """Before rounding to 8 bits hides most of it: rows alone (under guidance in pairs), in fives, and all together."""
+    from unsee.backbones.tiny import tiny
+
+    pipe, made = tiny("sd1"), torch.Generator().manual_seed(0)
+    latents = torch.randn(20, 4, 16, 16, generator=made)
+    words = torch.randn(20, 77, pipe.unet.config.cross_attention_dim, generator=made)
+    ids = torch.randint(0, 50, (20, 77), generator=made)
+
+    def draw(rows):
+        if part == "vae":
+            return pipe.vae.decode(latents[rows]).sample
+        if part == "text":
+            return pipe.text_encoder(ids[rows])[0]
+        return pipe.unet(latents[rows], 500, words[rows]).sample
+
+    with fixed(1), torch.inference_mode():
+        whole = draw(slice(0, 20))
+        for size in (2 if part == "unet" else 1, 5, 10, 16):
+            parts = [draw(slice(i, i + size)) for i in range(0, 20, size)]
+            assert torch.equal(torch.cat(parts), whole), size
+
+
 def test_without_it_rows_do_know():
     """What this is for: should the kernels ever treat all batches alike, ``exact`` can go."""
     weight, x = torch.randn(384, 384), torch.randn(32, 384)
@@ -60,7 +94,7 @@ def test_gradients_are_those_of_the_plain_functions():
 
 
 def test_all_is_put_back_after_errors_and_from_two_threads():
-    own, threads = (F.linear, F.conv2d), torch.get_num_threads()
+    own, threads = (F.linear, F.conv2d, F.group_norm), torch.get_num_threads()
     inside, leave = threading.Event(), threading.Event()
 
     def other():
@@ -76,7 +110,7 @@ def test_all_is_put_back_after_errors_and_from_two_threads():
     assert F.linear is exact.linear  # the other one is still inside
     leave.set()
     thread.join()
-    assert (F.linear, F.conv2d) == own and torch.get_num_threads() == threads
+    assert (F.linear, F.conv2d, F.group_norm) == own and torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("shape", [(3,), (0, 3), (2, 0, 3)])

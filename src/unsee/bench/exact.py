@@ -5,8 +5,9 @@ a convolution of few rows and pixels to another library than one of many, and a 
 routine than one with sixteen. Inside :func:`fixed` rows go through in tiles, the last one filled up with zeros. How
 many make a tile depends on the shape of one row alone. A tile of large maps has always the same number of rows; of
 small maps (64 positions or fewer) it has 16 to 32, which costs nothing at the usual batch and, measured, changes no
-bit. Attention, norms and sums treat their rows one by one already. ``tests/test_exact.py`` tells whether all this holds
-on a machine. The number of threads is fixed too, for it also decides which kernel is taken.
+bit. These and group norms get their input in one layout. Attention, other norms and sums treat their rows one by one.
+``tests/test_exact.py`` tells whether all this holds on a machine. The number of threads is fixed too, for it also
+decides which kernel is taken.
 
 Equal are then pictures, decisions, verdicts with their scores, preservation and CLIP score, for one kind of processor
 and one build of torch. On an accelerator nothing is changed, and the last bits may depend on the batch there.
@@ -28,20 +29,20 @@ from torch.nn import functional as F
 POSITIONS = 1024  # of a tile (pixels or tokens, of all its rows): enough to keep a core busy
 ROWS = 16  # and no more rows than these; of maps so small, up to twice as many go through as they are
 THREADS = 1  # of every worker, unless it is told: the one number that any machine can give to any number of them
-_LOCK, _OWN, _INSIDE = threading.Lock(), (F.linear, F.conv2d), [0]
+_LOCK, _OWN, _INSIDE = threading.Lock(), (F.linear, F.conv2d, F.group_norm), [0]
 
 
 @contextmanager
 def fixed(threads: int) -> Iterator[None]:
     """Within: ``threads`` threads for every operation, and bits that do not depend on the batch.
 
-    torch's two functions are replaced for that long and put back after the last one leaves; what another thread
+    torch's functions are replaced for that long and put back after the last one leaves; what another thread
     computes meanwhile is computed in tiles too, which is as right.
     """
     before = torch.get_num_threads()
     with _LOCK:
         _INSIDE[0] += 1
-        F.linear, F.conv2d = linear, conv2d
+        F.linear, F.conv2d, F.group_norm = linear, conv2d, group_norm
     if threads != before:
         torch.set_num_threads(threads)
     try:
@@ -52,7 +53,7 @@ def fixed(threads: int) -> Iterator[None]:
         with _LOCK:
             _INSIDE[0] -= 1
             if not _INSIDE[0]:
-                F.linear, F.conv2d = _OWN
+                F.linear, F.conv2d, F.group_norm = _OWN
 
 
 def rows_of_tile(positions: int) -> int:
@@ -74,7 +75,17 @@ def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any
     return _tiled(lambda tile: _OWN[1](tile, weight, bias, *args, **kwargs), input, input.shape[2:].numel())
 
 
+def group_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As ``torch.nn.functional.group_norm``, of the rows laid out plainly.
+
+    Of a lone picture that comes out of attention torch does not see that its channels lie last, of several it does, and
+    takes another kernel.
+    """
+    return _OWN[2](input.contiguous() if input.device.type == "cpu" else input, *args, **kwargs)
+
+
 def _tiled(call: Callable[[Tensor], Tensor], x: Tensor, positions: int) -> Tensor:
+    x = x.contiguous()  # a filled tile would be, whatever its rows were; and the layout decides on the kernel too
     n, size = len(x), rows_of_tile(positions)
     if not n or n == size or size == ROWS < n <= 2 * ROWS:
         return call(x)
