@@ -35,12 +35,16 @@ HERE = Candidates((NEGATIVE, SLD, [UCE, SLD]), ("random-tokens", {"method": "par
 
 
 class Kept:
-    """Preservation by pixels, and a CLIP score that says nothing."""
+    """Preservation by pixels."""
 
-    def preservation(self, images, twins):
+    def __call__(self, images, twins):
         return [
             1 - float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()) / 255 for a, b in zip(images, twins)
         ]
+
+
+class Same:
+    """A CLIP score that says nothing."""
 
     def __call__(self, images, texts):
         return [1.0] * len(images)
@@ -58,7 +62,7 @@ def guessed(monkeypatch):
 
 def with_measures(monkeypatch):
     """A tiny pipeline that has a measure of preservation, judged by the first pixel of its pictures."""
-    kept = {"preservation": f"{__name__}:Kept", "clip_score": f"{__name__}:Kept"}
+    kept = {"preservation": f"{__name__}:Kept", "clip_score": f"{__name__}:Same"}
     monkeypatch.setitem(models.METRICS, "tiny:sd1", kept)
 
     def judge(self, images, prompts, concept):
@@ -295,7 +299,7 @@ def test_the_winner_is_a_stack_with_its_proof(whole):
     stack = Stack.from_pretrained(folder)
     assert stack.record["dsr"] == found.proof.dsr and stack.record["undefended_dsr"] == found.undefended.dsr
     assert sorted(f.name for f in folder.iterdir() if f.is_file()) == [
-        "README.md", "erase.json", "report.html", "stack.json",
+        "README.md", "erase.json", "report.html", "report.json", "report.md", "stack.json",
     ]  # fmt: skip
     card = (folder / "README.md").read_text()
     assert "unsee.Stack.from_pretrained" in card and f"| {found.winner} |" in card and "**chosen**" in card
