@@ -101,7 +101,7 @@ def test_the_usual_candidates_are_sound_and_begin_with_saferedir():
     weapon = concepts.load("weapon")
     for stack in usual.stacks:
         stack.check(weapon)
-    assert len(usual.strikes) == 8 and (usual.choose, usual.prove) == (16, 50) and USUAL.is_file()
+    assert len(usual.strikes) == 8 and (usual.choose, usual.prove) == (10, 24) and USUAL.is_file()
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,13 @@ def test_a_fit_is_tried_small_and_told_large(monkeypatch):
     Slow.seen = []
     weapon, clock = concepts.load("weapon"), lambda: NOW[0]
     told = fit_seconds("slow", {"n": 102}, None, weapon, clock=clock)
-    assert [(t.n, t.also, t.steps) for t in Slow.seen] == [(2, 2, 2), (2, 2, 2), (8, 2, 2), (2, 2, 8)]
+    assert [(t.n, t.also, t.steps) for t in Slow.seen] == [
+        (2, 2, 2), (2, 2, 2), (8, 2, 2), (2, 2, 8),
+    ]  # fmt: skip
+    monkeypatch.setattr(estimate, "TELLING", 2.0)  # 17 s, then 29, 77 and 35
+    told = fit_seconds("slow", {"n": 102}, None, weapon, clock=clock)
+    assert told == pytest.approx(5 + 2 * 102 + 3 * 40 + 2 + 100 / 30)  # "also" rises by 1 on the way to 32
+    assert [(t.n, t.also, t.steps) for t in Slow.seen[-4:]] == [(2, 2, 2), (8, 2, 2), (32, 3, 2), (2, 2, 8)]
     assert told == 5 + 2 * 102 + 2 + 3 * 40  # what grows in proportion is below its least count in both trials
     Slow.seen = [None]
     assert fit_seconds("slow", {"n": 3, "also": 2, "steps": 4}, None, weapon, clock=clock) == 5 + 6 + 2 + 12
@@ -333,7 +339,7 @@ def test_chosen_on_train_prompts_and_proved_on_others(whole):
     assert got == {(defense, *kind, 2) for defense in ("none", found.winner) for kind in kinds}
 
 
-@pytest.mark.parametrize("calls", [0, 3, 9, 14])
+@pytest.mark.parametrize("calls", [3, 14])  # while it chooses, before the first picture of the proof
 def test_stopped_and_called_again_it_ends_alike(whole, tmp_path, monkeypatch, measured, guessed, calls):
     left, draw = [calls], engine.draw
 

@@ -168,8 +168,8 @@ def erase(
     candidates: Annotated[
         Path | None, typer.Option(help="A TOML file of stacks to try [default: six that ship].")
     ] = None,
-    choose: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind to choose by [default: 16].")] = None,
-    prove: Annotated[int | None, typer.Option(min=1, help="Held-out prompts of each kind [default: 50].")] = None,
+    choose: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind to choose by [default: 10].")] = None,
+    prove: Annotated[int | None, typer.Option(min=1, help="Held-out prompts of each kind [default: 24].")] = None,
     judge: Annotated[str | None, typer.Option(help="Who judges the images [default: the concept's].")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,

@@ -1,10 +1,12 @@
 """What a fit and an attack will take, measured on this machine and this model before they start.
 
-A fit      is tried at a few counts: its settings that are counts (GROWS) at 2, then each group of them at 8, in a
-           folder that is thrown away. Seconds are taken to grow in a straight line with each group:
-               seconds = s(2, 2, …) + Σ_g (s(… 8 …) − s(2, 2, …)) / 6 · (n_g − 2)
+A fit      is tried at a few counts: its settings that are counts (GROWS) at 2, then each group of them at m = 8, or
+           32 or 128 where that is not yet half as long again (a difference must stand out from chance), in a folder
+           that is thrown away. Seconds are taken to grow in a straight line with each group:
+               seconds = s(2, 2, …) + Σ_g (s(… m …) − s(2, 2, …)) / (m − 2) · (n_g − 2)
            The first try warms up and is not counted. Early stopping makes the truth smaller, a model that seldom draws
            what is asked for makes it larger. What is not in GROWS is taken to cost what its one small fit costs.
+           These are seconds on the wall: a machine that is busy now is thought to stay so.
 An attack  has said the most that it may spend (``Attack.most``): text encodings, denoiser rows with and without
            gradients, images. Each of these is timed once. So this is an upper bound, but for the passes that guards
            make on their own account.
@@ -43,7 +45,8 @@ GROWS: dict[str, tuple[tuple[str, ...], ...]] = {  # method → groups of settin
     "spm": (("trajectories",), ("steps",)),
     "uce": (("texts",),),
 }
-FEW, MORE = 2, 8
+FEW, MORE = 2, (8, 32, 128)
+TELLING = 1.5  # a trial so much longer than the small one says what growing costs
 ROWS = 4  # images and denoiser rows that are timed at once
 STEPS = (2, 5)  # of the images that are timed
 
@@ -133,12 +136,18 @@ def fit_seconds(method: str, settings: dict[str, Any], pipe: Any, concept: Conce
             kind.fit(pipe, concept, work=work, **(settings | counts))
             return clock() - started
 
+    def slope(group: dict[str, int], base: float) -> float:
+        """Seconds for one more of the group's first count."""
+        tried = [count for count in MORE if count < next(iter(group.values()))]
+        for count in tried:
+            grown = seconds(small | _at(count, group))
+            if grown > TELLING * base or count == tried[-1]:
+                return max(grown - base, 0.0) / (count - FEW)
+        raise AssertionError("a group of no counts")
+
     seconds(small)
     base = seconds(small)
-    more = [seconds(small | _at(MORE, group)) for group in groups]
-    slopes = [max(grown - base, 0.0) / (MORE - FEW) for grown in more]
-    leads = [next(iter(group.values())) for group in groups]
-    return base + sum(slope * (lead - FEW) for slope, lead in zip(slopes, leads, strict=True))
+    return base + sum(slope(group, base) * (next(iter(group.values())) - FEW) for group in groups)
 
 
 def _counts(kind: type[Any], settings: dict[str, Any], concept: Concept) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _counts(kind: type[Any], settings: dict[str, Any], concept: Concept) -> dict
 def _sized(names: Sequence[str], full: dict[str, Any]) -> dict[str, int]:
     """The counts of one group; nothing if the real fit is as small as the trial."""
     found = {name: int(full[name]) for name in names if full.get(name)}
-    return found if names[0] in found and found[names[0]] > MORE else {}
+    return found if names[0] in found and found[names[0]] > MORE[0] else {}
 
 
 def _at(lead: int, group: dict[str, int]) -> dict[str, int]:
