@@ -169,11 +169,11 @@ def test_a_fit_is_tried_small_and_told_large(monkeypatch):
     assert [(t.n, t.also, t.steps) for t in Slow.seen] == [
         (2, 2, 2), (2, 2, 2), (8, 2, 2), (2, 2, 8),
     ]  # fmt: skip
+    assert told == 5 + 2 * 102 + 2 + 3 * 40  # what grows in proportion is below its least count in both trials
     monkeypatch.setattr(estimate, "TELLING", 2.0)  # 17 s, then 29, 77 and 35
     told = fit_seconds("slow", {"n": 102}, None, weapon, clock=clock)
     assert told == pytest.approx(5 + 2 * 102 + 3 * 40 + 2 + 100 / 30)  # "also" rises by 1 on the way to 32
     assert [(t.n, t.also, t.steps) for t in Slow.seen[-4:]] == [(2, 2, 2), (8, 2, 2), (32, 3, 2), (2, 2, 8)]
-    assert told == 5 + 2 * 102 + 2 + 3 * 40  # what grows in proportion is below its least count in both trials
     Slow.seen = [None]
     assert fit_seconds("slow", {"n": 3, "also": 2, "steps": 4}, None, weapon, clock=clock) == 5 + 6 + 2 + 12
     assert fit_seconds("sld", {}, None, weapon) == 0.0

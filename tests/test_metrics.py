@@ -9,6 +9,7 @@ import importlib
 import importlib.machinery
 import itertools
 import math
+import mmap
 import sys
 import time
 import types
@@ -404,7 +405,13 @@ def test_peak_memory_sees_what_a_call_held_for_a_moment():
     small = cost.peak_memory(lambda: None)
     if small is None:
         pytest.skip("this system does not say how much memory a process held")
-    large = cost.peak_memory(lambda: np.ones(64 * 2**20, np.uint8).sum())
+
+    def fresh() -> None:  # from the system: malloc could give what this process freed before, and keeps resident
+        with mmap.mmap(-1, 64 * 2**20) as pages:
+            for page in range(0, len(pages), mmap.PAGESIZE):
+                pages[page] = 1
+
+    large = cost.peak_memory(fresh)
     assert 60 <= large - small <= 80
     assert cost.peak_memory(lambda: None) < large - 50  # set back before every call
 

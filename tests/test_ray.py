@@ -84,6 +84,9 @@ def cluster():
         ray.shutdown()
         for node in reversed(nodes):
             end(node)
+        left = Path("/tmp/ray/ray_current_cluster")  # what --address auto would look for
+        if left.is_file() and left.read_text().strip().endswith(f":{port}"):  # it names the host by another address
+            left.unlink()
 
 
 def _answers(port: int) -> bool:
