@@ -6,8 +6,9 @@
 
 The time of a network does not depend on its weights, so nothing is downloaded or trained. The VAE is left out: it would
 only make the share of the guard smaller. A pair is one call without and one with the guard, in turn first and second;
-reported are the median ratio of the pairs with the range of the middle half. The guard's threshold is 0: it redirects
-every image at every step, which is its dearest case.
+reported are the median ratio of the pairs with the range of the middle half, and, since machines vary by more than the
+guard costs, the share of a guarded call that its watching and redirecting take by themselves (``inside``). The guard's
+threshold is 0: it redirects every image at every step, which is its dearest case.
 """
 
 from __future__ import annotations
@@ -62,9 +63,22 @@ def seconds(pipe: Any, steps: int, batch: int) -> float:
     return cost.seconds(lambda: pipe([PROMPT] * batch, generator=generators, **asked), device=pipe.device)
 
 
+def timed(guard: SafeRedir, spent: list[float], device: Any) -> None:
+    """Adds the seconds of each of the guard's turns to ``spent[0]``."""
+    act = guard.on_positive
+
+    def on_positive(*given: Any) -> Any:
+        made: list[Any] = []
+        spent[0] += cost.seconds(lambda: made.append(act(*given)), device=device)
+        return made[0]
+
+    guard.on_positive = on_positive  # type: ignore[method-assign]
+
+
 def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> dict[str, Any]:
     """The numbers of one run."""
-    calls = [0]
+    calls, inside = [0], [0.0]
+    timed(guard, inside, pipe.device)
     denoiser = pipe.unet
     handle = denoiser.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
 
@@ -76,10 +90,13 @@ def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> 
             return seconds(pipe, steps, batch), calls[0]
 
     one(False), one(True)  # warm up
-    plain, acted, extra = [], [], 0
+    plain, acted, shares, extra = [], [], [], 0
     for i in range(pairs):
         for guarded in (False, True) if i % 2 == 0 else (True, False):
+            inside[0] = 0.0
             taken, passes = one(guarded)
+            if guarded:
+                shares.append(inside[0] / (taken - inside[0]))
             (acted if guarded else plain).append(taken)
             extra += passes if guarded else -passes
         print(f"pair {i + 1}/{pairs}: {plain[-1]:.2f} s, {acted[-1]:.2f} s", file=sys.stderr, flush=True)
@@ -91,6 +108,8 @@ def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> 
     return {
         "ratio": round(statistics.median(ratios), 4),
         "middle_half": [round(ratios[len(ratios) // 4], 4), round(ratios[-1 - len(ratios) // 4], 4)],
+        "inside": round(statistics.median(shares), 4),
+        "inside_range": [round(min(shares), 4), round(max(shares), 4)],
         "seconds_plain": round(statistics.median(plain), 3),
         "seconds_guarded": round(statistics.median(acted), 3),
         "extra_denoiser_passes": extra,

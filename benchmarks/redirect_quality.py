@@ -1,6 +1,7 @@
 """Is a redirected image a good image of the rest of its prompt? picto, held-out pairs of an unsafe and a safe text.
 
     python benchmarks/redirect_quality.py weapon=picto/saferedir-weapon alcohol=runs/saferedir-alcohol --json
+    python benchmarks/redirect_quality.py --suite suites/saferedir-ablation.toml --run runs/ablation --n 100 --json
 
 From one seed each: the undefended model draws the safe text, the defended one the unsafe text. Both images are scored
 against the safe text by picto's own CLIP; the judge says whether the unsafe one is still unsafe, and which style both
@@ -12,8 +13,10 @@ redirected images where the safe twin has the style it was asked for.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ import unsee
 from unsee import concepts, picto
 from unsee.bench.defenses import Stack
 from unsee.bench.generate import batches, draw
+from unsee.bench.plan import Suite
 from unsee.concepts.compose import image_seed
 from unsee.guards.saferedir.texts import one_replacement
 from unsee.metrics.clip_score import PictoClipScore
@@ -57,19 +61,27 @@ def ratio(ours: list[float], twins: list[float]) -> list[float]:
     return [round(float(x), 4) for x in (a.mean() / b.mean(), *np.quantile(found, (0.025, 0.975)))]
 
 
-def row(name: str, defense: str, n: int) -> dict[str, Any]:
+@functools.cache
+def twins(name: str, n: int) -> tuple[list[Prompt], list[Any]]:
+    """The safe texts of ``n`` held-out pairs, and their images by the undefended model."""
+    concept = concepts.load(name)
+    safe = [text for _, text in one_replacement(concept).pairs("held-out", n)]
+    wanted = prompts(concept, safe, "safe", safe)
+    return wanted, drawn(unsee.load("picto"), wanted, [])
+
+
+def row(name: str, stack: Stack, keep: Path | None, called: str, n: int) -> dict[str, Any]:
     """One line of the table."""
     concept, pipe, judge = concepts.load(name), unsee.load("picto"), unsee.PictoJudge()
-    stack = Stack.parse(defense.split("+")).fit(concept, None)
-    unsafe, safe = (list(side) for side in zip(*one_replacement(concept).pairs("held-out", n), strict=True))
-    wanted = prompts(concept, safe, "safe", safe)
-    twins = drawn(pipe, wanted, [])
-    ours = drawn(pipe, prompts(concept, unsafe, "unsafe", safe), stack)
-    scores = [PictoClipScore()(images, safe) for images in (ours, twins)]
-    styled = [[s["style"] == p.style for s, p in zip(judge.look(side), wanted, strict=True)] for side in (ours, twins)]
+    unsafe = [text for text, _ in one_replacement(concept).pairs("held-out", n)]
+    wanted, theirs = twins(name, n)
+    safe = [p.text for p in wanted]
+    ours = drawn(pipe, prompts(concept, unsafe, "unsafe", safe), stack.fit(concept, keep))
+    scores = [PictoClipScore()(images, safe) for images in (ours, theirs)]
+    styled = [[s["style"] == p.style for s, p in zip(judge.look(side), wanted, strict=True)] for side in (ours, theirs)]
     return {
         "concept": concept.name,
-        "defense": defense,
+        "defense": called,
         "n": n,
         "still_unsafe": share([v.outcome == "unsafe" for v in judge(ours, wanted, concept)]),
         "clip_redirected": round(float(np.mean(scores[0])), 2),
@@ -83,11 +95,22 @@ def row(name: str, defense: str, n: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pairs", nargs="+", metavar="CONCEPT=DEFENSE", help="a saved folder; A+B is a stack")
+    parser.add_argument("pairs", nargs="*", metavar="CONCEPT=DEFENSE", help="a saved folder; A+B is a stack")
+    parser.add_argument("--suite", help="all defenses of a suite instead, as they were fitted in --run")
+    parser.add_argument("--run", type=Path, help="the run folder of the suite")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    rows = [row(*pair.split("=", 1), asked.n) for pair in asked.pairs]
+    if bool(asked.pairs) == bool(asked.suite and asked.run):
+        parser.error("expected CONCEPT=DEFENSE …, or --suite and --run")
+    found = []
+    for name, defense in (pair.split("=", 1) for pair in asked.pairs):
+        found.append((name, Stack.parse(defense.split("+")), None, defense))
+    if asked.suite:
+        suite = Suite.load(asked.suite)
+        stacks = [stack for stack in suite.stacks if stack.parts]
+        found = [(name, stack, asked.run / "defenses", stack.name) for name in suite.concepts for stack in stacks]
+    rows = [row(*what, asked.n) for what in found]
     if asked.json:
         print(json.dumps({"rows": rows}, indent=2))
     else:

@@ -11,96 +11,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...concepts.compose import bare_styles, fill
-from ...concepts.model import Thing, Words
+from ...concepts.everyday import everyday, framed
+from ...concepts.model import Words
 from ...errors import Unsupported
 
 if TYPE_CHECKING:
     from ...concepts import Concept
 
-FRAMES = (  # no concept's templates: ours
-    "{x}", "{a} {x}", "one {x} and nothing else", "show {a} {x} here", "this is {a} {x}", "i want to see {a} {x}",
-    "{a} {x}, very detailed", "a big {x}", "can you make {a} {x}", "the {x} is here", "only {a} {x}", "my new {x}",
-    "picture: {x}", "here comes {a} {x}!", "{a} {x} for a keyboard", "somebody drew {a} {x}", "{x}, white background",
-)  # fmt: skip
-STYLED = (
-    "{x} {s}", "{s}: {a} {x}", "show {a} {x}, make it {s}", "i want to see {a} {x} drawn as {s}", "{x}! {s}!",
-    "one {x} and nothing else. {s} look", "can you make {a} {x}? it should be {s}", "the {x} is here. it is {s}",
-    "{s} image with {a} {x} in the middle", "a big {x}, {s} art", "{a} {x}, very detailed, in {s}",
-    "make it {s}. the subject is {a} {x}", "picture: {x}; style: {s}", "only {a} {x}. {s}.", "{x} from the {s} family",
-    "a sticker with {a} {x} from the {s} set", "a tiny {x} for a {s} keyboard", "in {s} there is also {a} {x}",
-    "somebody drew {a} {x}, somebody from {s}", "{s}, {x}, white background", "my new {x}, {s} as always",
-    "here comes {a} {x}! {s} again", "{s} has {a} {x} too",
-)  # fmt: skip
-# harmless things, so that what a concept is not is more than the few things that its file lists
-EVERYDAY = """
-    abacus, acorn, airplane, album, alligator, almond, amber, ambulance, anchor, angel, ant, antelope, antler,
-    apple, apricot, apron, aquarium, arch, armchair, artichoke, artist palette, asparagus, astronaut, attic,
-    avocado, baboon, backpack, bacon, badge, badger, bagel, baker, bakery, balcony, ballet shoes, balloon,
-    ballpoint, bamboo, banana, bandana, banjo, barn, barrel, baseball, basil, basket, basketball, bat, bathtub,
-    battery, beach, beak, bean, bear, beaver, bed, bee, beehive, beetle, beetroot, bell, belt, bench, bib, bicycle,
-    birthday cake, biscuit, bison, blackboard, blanket, blender, blossom, blueberries, boar, boat, bolt, bonnet,
-    book, bookcase, boomerang toy, boots, bouquet, bowl, box, boxing glove, bracelet, bran flakes, bread, brick,
-    bridge, briefcase, broccoli, broom, brush, bubble, bucket, buffalo, bug, bun, bunny, burger, bus, butterfly,
-    button, cabbage, cabin, cable, cactus, cage, calculator, calendar, calf, camel, camera, camp stove, candy,
-    canoe, canvas, cap, cape, car, cardigan, carpet, carrot, cart, cashew, castle, cat, caterpillar, cauliflower,
-    cave, ceiling fan, celery, cello, chair, chalk, chameleon, chart, cheese, cheetah, chef, cherry blossom, chess
-    board, chestnut, chick, chicken, chimney, chimpanzee, chipmunk, chocolate bar, christmas tree, church, cinema,
-    cinnamon, circus, clam, clay, clipboard, clock, cloud, clover, clown face, coat, coconut, coffee bean, coin,
-    collar, comb, comet, compass, conductor, cone, cookie, coral, cork board, corn, couch, cow, crab, cradle, crane,
-    crate, crayon, cream, cricket, crocodile, croissant, crow, crown, crying face, crystal ball, cube, cuckoo clock,
-    cucumber, cupboard, cupcake, curtain, daisy, dancer, dandelion, deer, desert, desk, diamond, dice, dinosaur,
-    dish, doctor, dog, doll, dollhouse, dolphin, dome, donkey, door, dough, dove, dragonfly, drawer, dress, droplet,
-    drum, duck, dumpling, dustpan, eagle, ear, earring, easel, eel, egg, eggplant, elbow, elephant, elevator, elk,
-    engine, envelope, eraser, escalator, eye, falcon, fan, farmer, faucet, feather, fence, fern, ferret, ferris
-    wheel, field, fig, fin, finger, fir, firefly, fireplace, fish, flag, flamingo, flask of tea, flea, flip-flops,
-    floor, floppy disk, flour, flower, flute, foal, foot, forest, fountain, fox, freckles, freezer, french fries,
-    frisbee, frog, fruit, funnel, game die, garden, garlic, gate, gazelle, gear, gem stone, ginger, giraffe,
-    glacier, glasses, globe, glove, glue, gnome, goat, goggles, goldfish, gong, goose, gorilla, graduation cap,
-    granola, grapefruit, grapes, grass, grasshopper, greenhouse, grocery bag, guinea pig, guitar, gull, hail, hair,
-    hamburger, hammock, hamster, hand, handbag, handkerchief, harbor, hare, harmonica, harp, hat, hay, hazelnut,
-    headphone, heart, hedge, hedgehog, helicopter, hen, heron, hill, hinge, hippo, hive, honey pot, hoodie, hook,
-    hoop, horse, hose, hot dog, hourglass, house, hummingbird, husky, ice, ice cream, icicle, iguana, ink, iris,
-    iron board, island, ivy, jacket, jaguar, jam, jar of jam, jeans, jellyfish, jewel, juggler, jungle, kangaroo,
-    kayak, ketchup, kettle, key, keyboard, kimono, kite, kitten, kiwi fruit, koala, lace, ladder, ladle, ladybug,
-    lake, lamp, lantern, laptop, lasagna, lavender, lawn mower, leaf, lemon, lemonade stand, lemur, lentils,
-    leopard, letter, lettuce, library, light bulb, lighthouse, lily, lime, lion, lizard, llama, lobster, locker,
-    locomotive, log cabin, lollipop, lotus, luggage, lute, lynx, macaroni, magnet, magnifying glass, magpie,
-    mailbox, mango, map, maple tree, marble, marigold, marker, marsh, mask, mattress, meadow, medal, melon, menu,
-    mermaid, metro, microphone, microscope, milkman, mint, mirror, mitten, mole, money bag, monkey, moon, moose,
-    mosaic, mosquito, moth, motorcycle, mountain, mouse, muffin, mug of cocoa, mushroom, musical note, mustard,
-    napkin, navel, necklace, nectarine, needle, nest, newspaper, noodles, nose, notebook, nurse, nut, oak, oar,
-    oatmeal, ocean, octopus, olive, omelet, onion, open book, opera, orange, orchard, orchestra, orchid, ostrich,
-    otter, oven, owl, ox, oyster, package, pad, paint, paintbrush, pajamas, palace, palm tree, pancake, panda,
-    pansy, pants, paper, paperclip, parachute, parade, park bench, parrot, parsley, parsnip, pasta, path, paw,
-    peach, peacock, peanut, pear, peas, pebble, pelican, pencil, pepper, petal, petunia, piano, pigeon, piglet,
-    pillow, pine tree, pineapple, pinecone, pizza, planet, plant pot, platypus, plum, pocket, pogo stick, polar
-    bear, pond, pony, poodle, popcorn, poppy, porch, porcupine, post office, poster, potato, pretzel, printer,
-    projector, pudding, puffin, pumpkin, puppet, puppy, purse, puzzle, quail, quilt, quince, rabbit, raccoon, radio,
-    radish, raft, railway, rain, rainbow, raincoat, raisin, rake, ram, raspberry, raven, recycling symbol,
-    refrigerator, reindeer, rhinoceros, ribbon, rice, rice ball, ring, river, road, robin, robot, rocket, rocking
-    chair, roller skate, roof, rooster, rope, rose, rowboat, rug, rye bread, sail, salad, salmon, salt, sand,
-    sandal, sandwich, sardine, satellite, sauce, sauna, saxophone, scarf, school, scooter, scoreboard, seahorse,
-    seal, seaweed, seed, sheep, shelf, shell, ship, shirt, shoe, shopping cart, shorts, shower, shrimp, shrub,
-    singer, skateboard, ski, skirt, skunk, sky, sled, sleeping face, slide, sloth, slug, smiling face, smoke-free
-    sign, snail, sneakers, snow, snowflake, snowman, soap, sock, soda, sofa, soup, spaghetti, sparrow, speech
-    balloon, spice, spider, spinach, sponge, spoon, spring onion, sprout, squirrel, stadium, stairs, stamp, star,
-    star fruit, statue, stop sign, stork, stove, straw hat, strawberry, street, submarine, subway, sugar, suitcase,
-    sunflower, sunset, surfboard, sushi, swamp, swan, sweater, swim trunks, swing, syrup, t-shirt, table, taco,
-    tadpole, tambourine, tangerine, tape, tapestry, taxi, teacher, teapot, teddy bear, telephone, telescope,
-    television, tennis, tent, theater, thermometer, thinking face, thread, thumb, ticket, tie, tiger, tile, toad,
-    toast, toaster, tomato, tongue, toothbrush, towel, tower, toy box, toy train, tractor, traffic light,
-    trampoline, tray, tree, tricycle, trombone, trophy, trousers, truck, trumpet, trunk, tulip, tuna, turkey,
-    turnip, turtle, tutu, tuxedo, tv, umbrella, unicorn, uniform, vacuum cleaner, valley, vanilla, vase, veil,
-    velvet, vest, village, vineyard, violin, volcano, waffle, wallet, walnut, walrus, warehouse, washing machine,
-    watch, water, watermelon, wave, weasel, weather vane, web page, wedding dress, whale, wheat, wheel, wheelbarrow,
-    whisk, whistle, wig, willow, windmill, window, wing, winter coat, wolf, wombat, wood, wooden box, woodpecker,
-    wool, worm, wrapped gift, wreath, wrist, yacht, yak, yard, yarn, yoga mat, yogurt, zebra, zipper, zucchini
-"""
 PART = 5  # one in five is kept for validation
 
 
@@ -158,26 +79,13 @@ def _part(concept: Concept, seed: int, kept: bool) -> Concept:
         elif kept:
             words = words[:1]
         subjects.append(subject.model_copy(update={"train": words}))
-    more = tuple(Thing(slug=name.replace(" ", "-"), name=name) for name in everyday(concept))
-    wide = concept.benign.model_copy(update={"train": (*concept.benign.train, *more)})
+    wide = concept.benign.model_copy(update={"train": (*concept.benign.train, *everyday(concept))})
     things = {
         name: group and group.model_copy(update={"train": some(group.train)})
         for name, group in (("benign", wide), ("depicts", concept.depicts))
     }
     templates = Words(train=some(concept.templates.train))
     return concept.model_copy(update={"subjects": tuple(subjects), "templates": templates, **things})
-
-
-def everyday(concept: Concept) -> list[str]:
-    """Harmless things that share no word with anything the concept names, what it holds out for tests included."""
-    named = set(re.findall(r"[a-z]+", concept.all_text().lower().replace("-", " ")))
-    return [thing for thing in " ".join(EVERYDAY.split()).split(", ") if not named & set(re.findall(r"[a-z]+", thing))]
-
-
-def _framed(concept: Concept, rng: random.Random) -> Concept:
-    """``concept`` worded by our frames. A style needs its name in the text."""
-    frames = STYLED if concept.kind == "style" else (*FRAMES, *STYLED) if concept.styles else FRAMES
-    return concept.model_copy(update={"templates": Words(train=tuple(rng.sample(frames, len(frames))))})
 
 
 def _pairs(own: Concept, n: int, sentences: list[str], rng: random.Random, seed: int) -> list[tuple[str, str]]:
@@ -187,10 +95,10 @@ def _pairs(own: Concept, n: int, sentences: list[str], rng: random.Random, seed:
             "a concept with pairs of an unsafe and a safe text", f"{own.name!r} with none", "give it subjects"
         )
     made = list(one.pairs("train", (n + 1) // 2, seed))
-    framed = list(_framed(one, rng).pairs("train", n - len(made), seed + 1)) if n > len(made) else []
-    framed += _bare_styles(one)
-    rng.shuffle(framed)
-    return made + [edit(pair, sentences, rng) for pair in framed[: n - len(made)]]
+    more = list(framed(one, rng).pairs("train", n - len(made), seed + 1)) if n > len(made) else []
+    more += _bare_styles(one)
+    rng.shuffle(more)
+    return made + [edit(pair, sentences, rng) for pair in more[: n - len(made)]]
 
 
 def one_replacement(concept: Concept) -> Concept:
@@ -212,7 +120,7 @@ def _bare_styles(concept: Concept) -> list[tuple[str, str]]:
 def _negatives(own: Concept, n: int, rng: random.Random, seed: int) -> list[tuple[str, str]]:
     """(text, role): look-alikes, twice as many other things, and texts with nothing in them."""
     made: list[tuple[str, str]] = []
-    for concept, count, turn in ((own, (n + 1) // 2, 0), (_framed(own, rng), n // 2, 1)):
+    for concept, count, turn in ((own, (n + 1) // 2, 0), (framed(own, rng), n // 2, 1)):
         near = concept.prompts("neighbor", "train", max(1, count // 3), seed + turn)
         other = concept.prompts("benign", "train", max(1, count - len(near)), seed + turn)
         mixed = [(p.text, p.kind) for p in (*near, *other)]

@@ -15,6 +15,7 @@ Differs     * one time t for both images of a pair (``timesteps="independent"`` 
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ...backbones import adapter
 from ...concepts.compose import image_seed
+from ...concepts.everyday import everyday, framed
 from ...errors import UserError
 from ..adapters import Adapters
 from ..base import WeightEdit
@@ -69,7 +71,8 @@ class DuoTraining:
     rank: int = 32
     timesteps: str = "shared"  # or independent
     pairs: str = "sdedit"  # sdedit, substitution, or a folder with unsafe/ and safe/
-    n: int = 64  # pairs per concept
+    n: int = 64  # pairs per concept; as many look-alikes and as many harmless images of its file are kept
+    everyday: int = 192  # and so many images of everyday things, in other words than the file's templates
     edit_strength: float = 0.75
     tries: int = 20
     draw_steps: int = 25
@@ -97,8 +100,8 @@ class Duo(WeightEdit):
     Training: ClassVar[type | None] = DuoTraining
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     quick: ClassVar[dict[str, Any]] = {
-        "n": 2, "steps": 2, "batch": 2, "rank": 2, "draw_steps": 2, "judge": "none", "beta": 500.0, "base_lr": 3e-4,
-        "base_lambda": 1e6, "checkpoint_every": 2,
+        "n": 2, "everyday": 2, "steps": 2, "batch": 2, "rank": 2, "draw_steps": 2, "judge": "none",
+        "beta": 500.0, "base_lr": 3e-4, "base_lambda": 1e6, "checkpoint_every": 2,
     }  # fmt: skip
 
     @classmethod
@@ -205,10 +208,9 @@ def _joined(found: Sequence[Pairs]) -> Pairs:
 class Keeping:
     """What decides which images are kept."""
 
-    n: int
+    prompts: tuple[str, ...]  # their ids
     draw_steps: int
     guidance: float
-    also: str
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,10 @@ class Kept:
 
 
 def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) -> Kept:
-    """``n`` look-alikes and ``n`` other harmless images per concept, as the base model draws them."""
-    prompts = [p for c in concepts for kind in kinds(c) for p in c.prompts(kind, "train", training.n, fit.seed)]
-    recipe = Keeping(training.n, training.draw_steps, guidance_for(fit.concept, training.guidance), training.also)
+    """Look-alikes, the file's harmless things and everyday ones, per concept, as the base model draws them."""
+    prompts = [p for c in concepts for p in _harmless(c, training, fit.seed)]
+    guidance = guidance_for(fit.concept, training.guidance)
+    recipe = Keeping(tuple(p.id for p in prompts), training.draw_steps, guidance)
     identity, parts = identity_of("keep", fit, recipe, studio.backbone), []
 
     def draw(some: Sequence[Prompt]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -236,6 +239,15 @@ def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) 
         made = functools.partial(draw, prompts[start : start + 16])
         parts.append(stored(fit.work / "keep" / f"{start:05d}.safetensors", identity, made)[0]["latents"])
     return Kept(torch.cat(parts), [p.text for p in prompts])
+
+
+def _harmless(concept: Concept, training: Any, seed: int) -> list[Prompt]:
+    found = [p for kind in kinds(concept) for p in concept.prompts(kind, "train", training.n, seed)]
+    if not training.everyday:
+        return found
+    wide = concept.model_copy(update={"benign": concept.benign.model_copy(update={"train": everyday(concept)})})
+    worded = framed(wide, random.Random(f"{seed}:{concept.name}:duo"))
+    return found + worded.prompts("benign", "train", training.everyday, seed)
 
 
 def _tidy(fit: Fit, training: Any) -> None:
