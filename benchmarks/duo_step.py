@@ -30,16 +30,17 @@ import torch.nn.functional as F
 RANK, BETA, LAMBDA = 32, 500.0, 5e6
 SIZES: dict[str, dict[str, Any]] = {
     "sd1.5": {"unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "text": (768, 12, 12), "pixels": 512},
+    "tiny": {"unet": (32, 32, 64, 64), "vae": (32, 32, 32, 32), "text": (32, 2, 2), "pixels": 64},
     "small": {"unet": (64, 128, 256, 256), "vae": (32, 64, 128, 128), "text": (128, 4, 4), "pixels": 256},
 }
 
 
 def build(size: str, device: str, dtype: torch.dtype) -> Any:
     """A Stable Diffusion pipeline of random weights."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from unsee.backbones.tiny import _clip_tokenizer
+    from unsee.backbones.tiny import _clip_tokenizer, _ddim
 
     asked = SIZES[size]
     width, layers, heads = asked["text"]
@@ -54,7 +55,7 @@ def build(size: str, device: str, dtype: torch.dtype) -> Any:
         vae=AutoencoderKL(block_out_channels=asked["vae"], layers_per_block=2, sample_size=asked["pixels"], **blocks),
         text_encoder=CLIPTextModel(config),
         tokenizer=tokenizer,
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=_ddim("epsilon"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -125,14 +126,14 @@ def ours(pipe: Any, batch: int, device: str, dtype: torch.dtype, pixels: int, *,
     generator = torch.Generator().manual_seed(0)
     for part in (pipe.vae, pipe.text_encoder):
         part.to("cpu")
-    adapters.attached().__enter__()
 
     def step() -> float:
         t_safe, t_unsafe = times(backbone, batch, "independent", generator)
         noise = torch.randn(batch, 4, side, side, generator=generator).to(device)
         data = Batch(latents[:batch], latents[batch:], noise, t_safe, t_unsafe)
-        loss = formula(predict, adapters, backbone, data, BETA, LAMBDA).total
-        loss.backward()
+        with adapters.attached():
+            loss = formula(predict, adapters, backbone, data, BETA, LAMBDA).total
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -191,9 +192,8 @@ def main() -> None:
     found = {}
     for variant in VARIANTS:
         command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-        found[variant] = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        )
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found[variant] = json.loads(done.stdout.splitlines()[-1])
     for variant in ("ours", "rows"):
         found[variant] |= {
             f"{key}_ratio": round(found[variant][key] / found["plain"][key], 3) for key in found["plain"]
