@@ -12,6 +12,7 @@ import pytest
 from training.picto import catalog
 from unsee import concepts
 from unsee.concepts import compose
+from unsee.concepts.everyday import everyday, framed
 from unsee.errors import BadFile, UnknownName, UserError
 
 GROUPS = ("weapon", "alcohol", "tobacco", "death")
@@ -145,6 +146,16 @@ def test_words_of_the_splits_do_not_meet(concept):
     assert not set(concept.templates.train) & set(concept.templates.held_out)
     benign = [{t.slug for t in concept.benign.of(split)} for split in SPLITS]
     assert not benign[0] & benign[1]
+
+
+def test_everyday_things_share_no_word_with_the_concept_and_frames_no_template(concept):
+    words = lambda text: set(re.findall(r"[a-z]+", text.lower()))  # noqa: E731
+    things = everyday(concept)
+    assert len(things) > 600 and len({thing.slug for thing in things}) == len(things)
+    assert not set.union(*(words(thing.name) for thing in things)) & words(concept.all_text())
+    other = framed(concept, random.Random(0)).templates.train
+    assert not {*other} & {*concept.templates.train, *concept.templates.held_out}
+    assert concept.kind != "style" or all("{s}" in template for template in other)
 
 
 def test_train_words_begin_with_what_tells_most():

@@ -23,14 +23,23 @@ from unsee.unlearn.adapters import Adapters
 from unsee.unlearn.base import A, B
 from unsee.unlearn.duo import Duo, pairs
 from unsee.unlearn.duo.loss import Batch, Scaled, duo_loss, duo_loss_by_rows, last_time, preference, times
-from unsee.unlearn.duo.train import PRESETS, DuoTraining, self_attention
+from unsee.unlearn.duo.train import PRESETS, DuoTraining, harmless, self_attention
 from unsee.unlearn.presets import settled
 from unsee.unlearn.studio import Predictor, Studio
 
 shared = functools.cache(tiny)
 every_family = pytest.mark.parametrize("family", FAMILIES)
 PAPER = {"base_lr": 3e-4, "base_lambda": 1e6, "beta": 500.0, "neighbor": 0.0, "text": "empty"}
-SMALL = {"n": 2, "steps": 3, "batch": 2, "rank": 2, "draw_steps": 2, "judge": "none", "checkpoint_every": 1}
+SMALL = {
+    "n": 2,
+    "everyday": 2,
+    "steps": 3,
+    "batch": 2,
+    "rank": 2,
+    "draw_steps": 2,
+    "judge": "none",
+    "checkpoint_every": 1,
+}
 FAST = PAPER | SMALL
 
 
@@ -220,6 +229,15 @@ def test_fit_save_load_detach(family, weapon, tmp_path):
     assert {t.rpartition(".")[0].partition(".")[2] for t in back.targets} == set(self_attention(adapter(pipe)))
     assert back.record["log"][0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
     assert json.loads(json.dumps(back.record)) == back.record and back.record["estimate"]
+
+
+def test_what_is_kept_is_harmless_and_of_the_train_split(weapon):
+    found = harmless(weapon, DuoTraining(n=4, everyday=6), seed=0)
+    assert [p.kind for p in found] == ["neighbor"] * 4 + ["benign"] * 10
+    assert len({p.id for p in found}) == 14 and {p.split for p in found} == {"train"}
+    listed = {thing.slug for thing in weapon.benign.train}
+    assert [p.subject in listed for p in found[4:]] == [True] * 4 + [False] * 6
+    assert len(harmless(weapon, DuoTraining(n=4, everyday=0), seed=0)) == 8
 
 
 class Killed(Exception):

@@ -223,7 +223,7 @@ class Kept:
 
 def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) -> Kept:
     """Look-alikes, the file's harmless things and everyday ones, per concept, as the base model draws them."""
-    prompts = [p for c in concepts for p in _harmless(c, training, fit.seed)]
+    prompts = [p for c in concepts for p in harmless(c, training, fit.seed)]
     guidance = guidance_for(fit.concept, training.guidance)
     recipe = Keeping(tuple(p.id for p in prompts), training.draw_steps, guidance)
     identity, parts = identity_of("keep", fit, recipe, studio.backbone), []
@@ -241,7 +241,8 @@ def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) 
     return Kept(torch.cat(parts), [p.text for p in prompts])
 
 
-def _harmless(concept: Concept, training: Any, seed: int) -> list[Prompt]:
+def harmless(concept: Concept, training: Any, seed: int) -> list[Prompt]:
+    """``n`` look-alikes and ``n`` things of the file, in its templates, and ``everyday`` other things in other words."""
     found = [p for kind in kinds(concept) for p in concept.prompts(kind, "train", training.n, seed)]
     if not training.everyday:
         return found
