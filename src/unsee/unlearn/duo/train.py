@@ -242,7 +242,7 @@ def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) 
 
 
 def harmless(concept: Concept, training: Any, seed: int) -> list[Prompt]:
-    """``n`` look-alikes and ``n`` things of the file, in its templates, and ``everyday`` other things in other words."""
+    """``n`` look-alikes and ``n`` things of the file, in its templates, and ``everyday`` things in other words."""
     found = [p for kind in kinds(concept) for p in concept.prompts(kind, "train", training.n, seed)]
     if not training.everyday:
         return found
