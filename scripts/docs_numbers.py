@@ -136,8 +136,11 @@ def spread(row: dict[str, Any], name: str) -> str:
 
 
 def cell(value: Any) -> str:
+    """A list of three is a value and its interval."""
     if value is None:
         return ""
+    if isinstance(value, list) and len(value) == 3:
+        return "{} [{}, {}]".format(*(number(x) for x in value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
