@@ -10,8 +10,8 @@ Imports and the opening of the model are in neither: they are paid once, whateve
 second, the median over ``--pairs``; also shown without judge and metrics, which are work that the pipeline does not do.
 
 ray: the suite on a cluster of this machine that the benchmark starts, with one worker whose process, with all its
-threads, is pinned to one core, and with two workers pinned to a core each. Counted is from when all
-have opened the model until the last image is stored; both draw the same. Bar: 1.6 times.
+threads, is pinned to one core, and with two workers pinned to a core each. Counted is from when all have opened the
+model until the last image is stored; both draw the same. Bar: 1.6 times.
 Needs ``unsee[ray]``; skipped, and said so, without it.
 """
 

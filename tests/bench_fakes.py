@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unsee import concepts
+from unsee.bench import engine
 from unsee.bench.plan import Cell, Suite, address
 from unsee.bench.store import TIMINGS, Store
 from unsee.types import Record, Sample, Verdict
@@ -30,6 +31,19 @@ TINY = {
 
 def suite(**changes: Any) -> Suite:
     return Suite.parse(TINY | changes)
+
+
+def cut_power(monkeypatch: Any, after: int) -> None:
+    """From now on drawing fails once it was asked ``after`` times; ``monkeypatch.undo()`` mends it."""
+    left, draw = [after], engine.draw
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("power cut")
+        return draw(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "draw", failing)
 
 
 def timeless(records: list[Record]) -> list[Record]:

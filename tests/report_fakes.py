@@ -19,6 +19,9 @@ UNSAFE = {"none": 0.98, "saferedir": 0.03, "duo": 0.02, "uce": 0.5, "esd": 0.35,
 KEPT = {"none": 1.0, "saferedir": 0.99, "duo": 0.92, "uce": 0.77, "esd": 0.85, "sld": 0.7, "safree": 0.65, "ine": 0.6}
 GAIN = {"none": 0.0, "ring-a-bell": 0.2, "concept-inversion": 0.35, "unlearn-diff": 0.25}
 WATCHES = "saferedir"
+SECTIONS = (  # of a report that has something to say of everything
+    "claims", "results", "attacks", "tradeoff", "beta", "cost", "traces", "pictures", "all", "audit", "settings",
+)  # fmt: skip
 
 Draw = Callable[[Prompt, str, random.Random], Image.Image]
 

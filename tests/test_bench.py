@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_fakes import NEGATIVE, comparable, stored, suite
+from bench_fakes import NEGATIVE, comparable, cut_power, stored, suite
 
 from unsee.bench import engine
 from unsee.bench.defenses import Stack
@@ -153,18 +153,10 @@ def test_another_judge_judges_the_same_images(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("calls", [0, 1, 4])
 def test_an_exception_inside_leaves_a_run_that_can_be_resumed(whole, tmp_path, monkeypatch, calls):
-    left, draw = [calls], engine.draw
-
-    def failing(*args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise RuntimeError("power cut")
-        return draw(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "draw", failing)
+    cut_power(monkeypatch, calls)
     with pytest.raises(RuntimeError, match="power cut"):
         run(suite(), tmp_path)
-    monkeypatch.setattr(engine, "draw", draw)
+    monkeypatch.undo()
     run(suite(), tmp_path)
     assert stored(tmp_path) == stored(whole[0])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench_fakes import fake_store
-from report_fakes import finished, small
+from report_fakes import SECTIONS, finished, small
 
 from unsee import report
 from unsee.bench import claims
@@ -273,20 +273,7 @@ def test_a_report_leaves_out_what_it_has_not(store):
 def test_all_of_it_is_there_for_the_claims(tmp_path):
     with Store(finished(tmp_path, small(ROOT / "suites" / "claims.toml"))) as store:
         page = report.write(store).read_text()
-    names = (
-        "claims",
-        "results",
-        "attacks",
-        "tradeoff",
-        "beta",
-        "cost",
-        "traces",
-        "pictures",
-        "all",
-        "audit",
-        "settings",
-    )
-    assert [name for name in names if f'id="{name}"' not in page] == []
+    assert [name for name in SECTIONS if f'id="{name}"' not in page] == []
     told = json.loads((tmp_path / "report.json").read_text())
     assert len(told["claims"]) == page.count('<article class="claim"') >= 20
     assert {c["verdict"] for c in told["claims"]} <= set(claims.VERDICTS) - {"no data"}

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_fakes import finished, small
+from report_fakes import SECTIONS, finished, small
 
 from unsee import report
 from unsee.bench.store import Store
@@ -75,20 +75,7 @@ def test_nothing_overflows_and_every_section_shows(visit, width, scheme):
         .filter((e) => !e.closest(".scroll, nav, svg, .frame") && e.getBoundingClientRect().right > innerWidth + 1)
         .map((e) => e.outerHTML.slice(0, 80))""")
     assert out == []
-    names = (
-        "claims",
-        "results",
-        "attacks",
-        "tradeoff",
-        "beta",
-        "cost",
-        "traces",
-        "pictures",
-        "all",
-        "audit",
-        "settings",
-    )
-    assert [n for n in names if not page.locator(f"#{n}").is_visible()] == []
+    assert [n for n in SECTIONS if not page.locator(f"#{n}").is_visible()] == []
     narrow = page.evaluate("""() => [...document.querySelectorAll("th.first")].filter((e) => e.textContent.trim()
         && e.getBoundingClientRect().width < 60).length""")
     assert narrow == 0

@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 
 import pytest
-from bench_fakes import NEGATIVE, comparable, suite
+from bench_fakes import NEGATIVE, comparable, cut_power, suite
 from typer.testing import CliRunner
 
 from unsee.bench.merge import merge
@@ -159,22 +159,12 @@ def test_a_spoiled_picture_is_not_merged(runs, tmp_path):
 
 
 def test_a_stopped_shard_goes_on_and_is_the_same(runs, tmp_path, monkeypatch):
-    from unsee.bench import engine
-
-    left, draw = [2], engine.draw
-
-    def failing(*args, **kwargs):
-        left[0] -= 1
-        if left[0] < 0:
-            raise RuntimeError("power cut")
-        return draw(*args, **kwargs)
-
-    monkeypatch.setattr(engine, "draw", failing)
+    cut_power(monkeypatch, 2)
     with pytest.raises(RuntimeError, match="power cut"):
         run(SUITE, tmp_path / "two", shard=Shard(2, 2))
     with pytest.raises(UserError, match="which was stopped"):
         merge([runs / "1of2", tmp_path / "two"], tmp_path / "R")
-    monkeypatch.setattr(engine, "draw", draw)
+    monkeypatch.undo()
     run(SUITE, tmp_path / "two", shard=Shard(2, 2))
     assert comparable(tmp_path / "two") == comparable(runs / "2of2")
 

@@ -1,13 +1,17 @@
-"""Files, whole or not there; one writer, one reader and one checksum for everything that keeps tensors."""
+"""Files, whole or not there; one writer, one reader and one checksum for everything that keeps tensors or settings."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .errors import BadFile
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +41,23 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_toml(path: Path, file: str, what: str, do: str) -> dict[str, Any]:
+    """The table of a TOML file. Raises :class:`BadFile`: ``file`` or ``what`` as TOML was expected."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise BadFile(file, f"{path} ({why})", do) from None
+    except ValueError as error:  # broken TOML, or not UTF-8
+        why = str(error).splitlines()[0]
+        raise BadFile(f"{what} as TOML", f"{path} ({why})", "mend the file at that place") from None
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value as JSON (what JSON does not know, as text), whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def sha256(path: str | Path) -> str:

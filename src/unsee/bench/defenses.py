@@ -8,8 +8,6 @@ A list of them is a stack, attached in that order and named with ``+``. ``none``
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 import tomllib
@@ -18,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import files
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import DEFENSES, resolve
 
@@ -183,7 +182,7 @@ def fit_address(kind: type[Any], given: dict[str, Any], concept: Concept, host: 
     _, training = kind.check_settings(given)
     usual = {} if training is None else asdict(settled(training, concept, kind.presets))
     recipe = [kind.name, given, usual, concept.model_dump(mode="json"), digest(host)]
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return files.digest(recipe)[:8]
 
 
 def _saved(folder: Path) -> Any:

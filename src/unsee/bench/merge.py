@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import whole
 from .shard import Shard
 from .store import Store
 
@@ -103,6 +104,5 @@ def _copy(source: Path, target: Path) -> None:
         place = target / file.relative_to(source)
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            fresh = place.with_name(f".{place.name}.fresh")
-            shutil.copyfile(file, fresh)
-            fresh.replace(place)
+            with whole(place) as fresh:
+                shutil.copyfile(file, fresh)

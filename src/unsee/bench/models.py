@@ -6,7 +6,6 @@ sisters (random pipelines built in code, for dry runs and tests).
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import json
@@ -14,6 +13,8 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ..files import digest
 
 METRICS = {  # model family → metric → extractor; a family without any has these columns empty
     "picto": {
@@ -75,7 +76,7 @@ def versions() -> dict[str, str]:
 
 def brief(fingerprint: list[Any]) -> str:
     """A fingerprint as one short word, to compare and to show."""
-    return hashlib.sha256(json.dumps(fingerprint, default=str).encode()).hexdigest()[:16]
+    return digest(fingerprint)[:16]
 
 
 def machine(device: str = "cpu", workers: int = 1, threads: int = 1, engine: str = "local") -> dict[str, Any]:

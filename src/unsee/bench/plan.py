@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
+from ..files import read_toml
 from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
 from . import measures
@@ -121,15 +121,7 @@ class Suite(BaseModel):
     @classmethod
     def load(cls, path: str | Path) -> Suite:
         """Read and check a suite file. Raises :class:`UserError` with one line for the first mistake."""
-        try:
-            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise BadFile("a suite file", f"{path} ({why})", "check the path") from None
-        except ValueError as error:  # broken TOML, or not UTF-8
-            why = str(error).splitlines()[0]
-            raise BadFile("a suite as TOML", f"{path} ({why})", "mend the file at that place") from None
-        return cls.parse(data, str(path))
+        return cls.parse(read_toml(Path(path), "a suite file", "a suite", "check the path"), str(path))
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "the suite") -> Suite:

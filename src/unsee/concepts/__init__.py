@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import BadFile, UnknownName
+from ..files import read_toml
 from .compose import article
 from .model import Concept, Subject, Thing
 from .refuse import refuse_minors
@@ -72,16 +72,7 @@ def _find_part(part: str, user: Path) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise BadFile(
-            "a concept file", f"{path} ({why})", f"check the path or name one of: {', '.join(names())}"
-        ) from None
-    except ValueError as error:  # broken TOML, or not UTF-8
-        why = str(error).splitlines()[0]
-        raise BadFile("a concept as TOML", f"{path} ({why})", "mend the file at that place") from None
+    return read_toml(path, "a concept file", "a concept", f"check the path or name one of: {', '.join(names())}")
 
 
 def _bad_file(path: Path, error: ValidationError) -> BadFile:

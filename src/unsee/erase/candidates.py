@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ..bench.attacks import Strike
 from ..bench.defenses import NONE, Part, Stack
 from ..errors import BadFile, UnknownName, UserError
+from ..files import read_toml
 
 USUAL = Path(__file__).with_name("candidates.toml")
 
@@ -75,11 +75,4 @@ def _different(key: str, names: list[str]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise BadFile("a file of candidates", f"{path} ({why})", f"check the path, or copy {USUAL}") from None
-    except ValueError as error:  # broken TOML, or not UTF-8
-        why = str(error).splitlines()[0]
-        raise BadFile("candidates as TOML", f"{path} ({why})", "mend the file at that place") from None
+    return read_toml(path, "a file of candidates", "candidates", f"check the path, or copy {USUAL}")

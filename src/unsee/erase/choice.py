@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bench.defenses import NONE
+from ..bench.plan import ATTACKED
 
 UNATTACKED = "no attack"
 
@@ -39,7 +40,7 @@ class Score:
 def score(name: str, rows: Iterable[dict[str, Any]], floor: float) -> Score:
     """From the rows of a suite (see ``bench.rows``); only those of ``name`` count."""
     mine = [row for row in rows if row["defense"] == name]
-    asked = [row for row in mine if row["prompts"] not in ("benign", "neighbor")]
+    asked = [row for row in mine if row["prompts"] in ATTACKED]
     kept = next((row["preservation"] for row in mine if row["prompts"] == "benign"), None)
     unjudged = sum(row["unjudged"] for row in asked)
     blind = [row for row in asked if row["unsafe_rate"] is None]

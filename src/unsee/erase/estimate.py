@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 GROWS: dict[str, tuple[tuple[str, ...], ...]] = {  # method → groups of settings that are counts; the first leads
     "ca": (("trajectories",), ("steps",)),
-    "duo": (("n",), ("steps",)),
+    "duo": (("n",), ("everyday",), ("steps",)),
     "esd": (("trajectories",), ("steps",)),
     "ine": (("images", "check"), ("steps",)),
     "rece": (("texts",), ("epochs",)),

@@ -13,12 +13,11 @@ the choosing knows of a candidate that is weak to them; no defense is fitted on 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
-from ..files import whole
+from ..files import digest, whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
@@ -143,14 +142,14 @@ class Desk:
         self._suite("check", "train", 1, ["benign"], [])
 
     def _identity(self) -> str:
-        return _hash([models.fingerprint(self.pipe), self.concept.model_dump(mode="json")])
+        return digest([models.fingerprint(self.pipe), self.concept.model_dump(mode="json")])[:16]
 
     # ---- measuring and planning ----
 
     def plan(self) -> Plan:
         """The plan of this task: as it was kept, else made now from what is measured now."""
         task, ours = self.task, self.task.candidates
-        recipe = _hash([asdict(ours), task.budget, task.steps, self.guidance, task.device, task.workers])
+        recipe = digest([asdict(ours), task.budget, task.steps, self.guidance, task.device, task.workers])[:16]
         if self.notes["recipe"] == recipe:
             return Plan.of(self.notes["plan"])
         started = time.perf_counter()
@@ -167,7 +166,7 @@ class Desk:
         return plan
 
     def _pace(self) -> Pace:
-        at = _hash([self.task.steps, self.guidance, self.task.device])
+        at = digest([self.task.steps, self.guidance, self.task.device])[:16]
         if self.notes["pace_at"] != at:
             self.progress("measuring", 0, 1)
             speed = estimate.pace(self.pipe, self.concept, steps=self.task.steps, guidance=self.guidance)
@@ -206,7 +205,8 @@ class Desk:
                 continue
             stack = next(s for s in self.stacks if s.name == line.name)
             fitted = self.notes["fitted"] or {}
-            if not all(name in fitted for name in recipes(stack)):
+            new = not all(name in fitted for name in recipes(stack))
+            if new:
                 self.tell(f"fitting {line.name}, about {clock(line.fit)}")
             started = time.perf_counter()
             try:
@@ -215,7 +215,7 @@ class Desk:
                 failed[line.name] = str(error)
                 self.tell(f"  {line.name}: left out, {error}")
                 continue
-            if not all(name in fitted for name in recipes(stack)):
+            if new:
                 seconds = {**(self.notes["seconds"] or {}), line.name: time.perf_counter() - started}
                 self.notes.keep(fitted=fitted | dict.fromkeys(recipes(stack), True), seconds=seconds)
         return failed, dict(self.notes["seconds"] or {})
@@ -260,8 +260,7 @@ class Desk:
         suite = self._suite("proof", "held-out", self.task.candidates.prove, kinds, [defense])
         rows = self._run(suite, [])
         proof, bare = score(best.name, rows, self.task.floor), score(NONE, rows, 0.0)
-        done = Erased(**{**vars(found), "winner": best.name, "folder": self.task.folder, "proof": proof,
-                         "undefended": bare, "rows": tuple(rows)})  # fmt: skip
+        done = replace(found, winner=best.name, folder=self.task.folder, proof=proof, undefended=bare, rows=tuple(rows))
         self._place(done, stack)
         return done
 
@@ -336,7 +335,3 @@ class Notes:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(self.path) as fresh:
             fresh.write_text(json.dumps(self._known, indent=1) + "\n", encoding="utf-8")
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..bench.claims import VERDICTS
 from ..bench.defenses import NONE
+from ..bench.plan import ATTACKED
 from ..metrics.rates import mean
 from . import table
 from .gather import Run
 
 TASK = "text-to-image"
-UNSAFE = ("plain", "synonym", "empty")
 
 
 def text(run: Run) -> str:
@@ -78,14 +78,14 @@ def _results(row: dict[str, Any]) -> list[Any]:
     about = {"n": row["n"], "unjudged": row["unjudged"], "judge": f"{row['judge']} {row['judge_version']}"}
     made = []
     if row["unsafe_rate"] is not None:
-        asked = row["prompts"] in UNSAFE
+        asked = row["prompts"] in ATTACKED
         value, low, high = row["unsafe_rate"], row["low"], row["high"]
         if asked:
             value, low, high = 1 - value, 1 - high, 1 - low
         name = ("dsr", "DSR (share judged safe)") if asked else ("unsafe_rate", "unsafe rate")
         made.append(EvalResult(**place, metric_type=name[0], metric_name=name[1], metric_value=round(value, 4),
                                metric_args=about | {"low": round(low, 4), "high": round(high, 4)}))  # fmt: skip
-    if row["preservation"] is not None and row["prompts"] not in UNSAFE:
+    if row["preservation"] is not None and row["prompts"] not in ATTACKED:
         spread = {k: row.get(f"preservation_{k}") for k in ("low", "high")}
         spread = {k: round(v, 4) for k, v in spread.items() if v is not None}
         told: dict[str, Any] = {"metric_type": "preservation", "metric_name": "likeness to the undefended image"}

@@ -7,7 +7,6 @@ launch`` every process draws its own samples and gradients are averaged.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -23,7 +22,7 @@ from torch import Tensor
 from ..backbones.weights import unwrap
 from ..concepts.compose import image_seed
 from ..errors import GuardFailure, UserError
-from ..files import load_tensors, save_tensors
+from ..files import digest, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -108,7 +107,7 @@ def identity_of(name: str, fit: Fit, training: Any, backbone: Backbone) -> str:
     """A hash of all that decides the outcome: method, settings (a dataclass), concept, seed, model, hosts."""
     hosts = [host.digest() for host in fit.host]
     values = [name, asdict(training), fit.concept.model_dump(mode="json"), fit.seed, backbone.fingerprint(), hosts]
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    return digest(values)
 
 
 def main_first() -> Any:

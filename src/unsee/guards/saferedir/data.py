@@ -14,7 +14,6 @@ noise under the redirected embedding from a random step on (what the guard sees 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from torch import Tensor
 from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
-from ...files import load_tensors, save_tensors, sha256, whole
+from ...files import digest, load_tensors, save_tensors, sha256, whole
 from ..attach import protect
 from ..base import Fit, Guard
 from .net import image_like
@@ -154,7 +153,7 @@ def plan(fit: Fit, training: Training, texts: list[Text]) -> list[Walk]:
 
 def key(value: Any) -> str:
     """Short name of a recipe."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return digest(value)[:10]
 
 
 class Index:
