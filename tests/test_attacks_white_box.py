@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from unsee import concepts
 from unsee.attacks.base import Doubt, total
-from unsee.attacks.concept_inversion import ConceptInversion, templates
+from unsee.attacks.concept_inversion import ConceptInversion
 from unsee.attacks.mma import MMA, distances, replacements, summary
 from unsee.attacks.p4d import P4D, nearest
 from unsee.attacks.sneaky import Sneaky, pieces
@@ -23,6 +23,7 @@ from unsee.attacks.white_box import Scene
 from unsee.attacks.words import Places, Vocabulary
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
+from unsee.concepts.compose import reworded
 from unsee.errors import UserError
 from unsee.guards import Guard, protect
 from unsee.guards.negative_prompt import NegativePrompt
@@ -361,9 +362,14 @@ def test_inverted_prompts_name_the_embedding_in_place_of_the_word(pipe, tmp_path
     assert [tuple(w.shape) for w in found[0].words] == [(2, 16)] and (tmp_path / "inversion").is_dir()
     before = ConceptInversion(**quick, place="before")._said(WEAPON, PROMPTS[0], "<c*0>")
     assert before == "<c*0> a dagger"
-    assert all(
-        t.count("{}") == 1 for name in ("weapon", "style-noto", "van-gogh") for t in templates(concepts.load(name))
-    )
+
+
+def test_a_caption_has_the_embedding_once_in_place_of_the_word():
+    for name in ("weapon", "style-noto", "van-gogh"):
+        concept = concepts.load(name)
+        for prompt in concept.prompts("plain", "train", 20):
+            said = reworded(concept, prompt, "{}")
+            assert said.count("{}") == 1 and said != prompt.text and not said.startswith("{} " + prompt.text)
 
 
 def test_what_cannot_be_learned_through_is_said(pipe):

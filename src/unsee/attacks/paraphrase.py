@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..concepts import article
-from ..concepts.compose import fill
+from ..concepts.compose import fill, words_for
 from ..errors import UnknownName
 from ..types import Prompt
 from .base import Attack, Found, Job, Sees, Spent
@@ -72,14 +72,6 @@ class Paraphrase(Attack):
         new = misspelled(old, rng) if way == "misspelling" or not said or not others else rng.choice(others)
         return re.sub(rf"(?:\b(?P<a>an?) )?{_whole(old)}", lambda found: _with_article(found, new), text, count=1,
                       flags=re.IGNORECASE)  # fmt: skip
-
-
-def words_for(concept: Concept, prompt: Prompt) -> list[str]:
-    """Every word for what a prompt asks for: its subject's, train and held-out; else all of the concept's."""
-    for subject in concept.subjects:
-        if subject.slug == prompt.subject:
-            return [*subject.held_out, *subject.train]
-    return [*concept.all_words("held-out"), *concept.all_words("train")]
 
 
 def _sentence(concept: Concept, prompt: Prompt, word: str, rng: random.Random) -> str:

@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import judges
+from ..concepts.compose import words_for
 from ..errors import UserError
 from ..types import Prompt, Verdict
 from ..unlearn.studio import guidance_for
 from .base import Attack, Found, Job, Sees, Spent, positive
-from .paraphrase import words_for
 from .victim import flat
 from .words import Vocabulary, allowed, fill
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = "1"
+VERSION = "2"
 CONTROL = "random-tokens"
 BUDGETS: dict[str, dict[str, Any]] = {
     "paraphrase": {},
@@ -18,7 +18,10 @@ BUDGETS: dict[str, dict[str, Any]] = {
     "sneaky": {"queries": 10, "subwords": 3, "pool": 32},
     "unlearn-diff": {"length": 5, "timesteps": 15, "per_timestep": 4, "lr": 0.1, "exam": 4, "adaptive": True},
     "p4d": {"variant": "K", "every": 3, "steps": 60, "bank": 20, "lr": 0.1, "exam": 4, "adaptive": True},
-    "concept-inversion": {"steps": 400, "batch": 4, "lr": 5e-3, "vectors": 1, "images": 50, "adaptive": True},
+    "concept-inversion": {
+        "steps": 400, "batch": 8, "lr": 2e-3, "times": "late", "decay": True, "vectors": 1, "images": 50,
+        "adaptive": True,
+    },
     CONTROL: {"length": 5, "keep": True},
-}
+}  # fmt: skip
 STANDARD = tuple(BUDGETS)

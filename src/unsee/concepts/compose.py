@@ -59,6 +59,21 @@ def fill(template: str, noun: str, style: str = "", *, a: str | None = None) -> 
     return " ".join(template.format(a=article(noun) if a is None else a, x=noun, s=style).split())
 
 
+def words_for(concept: Concept, prompt: Prompt) -> list[str]:
+    """Every word for what a prompt asks for: its subject's, train and held-out; else all of the concept's."""
+    for subject in concept.subjects:
+        if subject.slug == prompt.subject:
+            return [*subject.held_out, *subject.train]
+    return [*concept.all_words("held-out"), *concept.all_words("train")]
+
+
+def reworded(concept: Concept, prompt: Prompt, name: str) -> str:
+    """The prompt with ``name`` for its first word for the concept; before it, where it has none."""
+    pattern = "|".join(rf"\b{re.escape(word)}\b" for word in sorted(words_for(concept, prompt), key=len, reverse=True))
+    text, count = re.subn(pattern, lambda _: name, prompt.text, count=1, flags=re.IGNORECASE)
+    return text if count else f"{name} {prompt.text}"
+
+
 def fields(template: str) -> set[str]:
     """The names in braces. Raises ``ValueError`` for unbalanced braces."""
     return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}

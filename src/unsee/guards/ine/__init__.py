@@ -10,8 +10,9 @@ Carriers    ``negative-prompt``  e_n = e(c*)
             ``safree``           ``replace = "subspace"``: C = the summary of c*; ``"cfg"``: its negative prompt is c*;
                                  ``"both"``. The paper does not say which; what is not replaced keeps the words
 Cost        that of the carrier on words: c* is encoded once per generation, as a text is
-Differs     * Trained alone, as it is used (``bare=0.5``: half of the examples in the concept's templates). The paper
-              does not print its templates, initial values and images.
+Differs     * Trained alone, as it is used (``bare=0.5``: half of the examples as their own prompt, with the embedding
+              for the concept's word). The paper does not print its templates, initial values and images.
+            * picto's own budget (``fitting.PRESETS``): late times, a rate that falls to 0.
             * K* > 1 embeddings are trained one by one with different seeds. They are C's columns; as a negative they
               stand in one text, between commas.
             * The user's own negative prompt is kept, behind c*, as ``negative_prompt.py`` does it.

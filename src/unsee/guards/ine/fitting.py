@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...backbones import adapter
+from ...concepts.compose import fill, reworded
 from ...errors import BadFile, UserError
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion
@@ -29,11 +29,31 @@ if TYPE_CHECKING:
 NAME = "<c*>"  # how the embedding is written where people read it
 
 
-@dataclass(frozen=True)
-class Fitting(Inversion):
-    """The inversion, and where its images come from."""
+# At the published rate an embedding grows to four times the length of picto's words; it decides early what to draw.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"steps": 3000, "lr": 5e-3, "decay": False, "batch": 1, "times": "uniform", "bare": 1.0},
+    "picto": {"steps": 400, "lr": 2e-3, "decay": True, "batch": 8, "times": "late", "bare": 0.5},
+}
 
+
+@dataclass(frozen=True)
+class Fitting:
+    """The inversion (see :class:`Inversion`; None is the preset's: the paper's, or picto's for its concepts), and where
+    its images come from."""
+
+    steps: int | None = None
+    lr: float | None = None
+    decay: bool | None = None
+    batch: int | None = None
+    times: str | None = None
+    bare: float | None = None
     init: str = ""  # also "": the concept's first word
+    vectors: int = 1
+    flip: float = 0.5
+    guided: float = 0.0
+    unroll: int = 1
+    window: int = 90
+    save_every: int = 100
     count: int = 1  # K*
     folder: str = ""  # with images of the concept; empty: drawn by the model without defenses, and judged
     images: int = 25
@@ -47,9 +67,10 @@ class Fitting(Inversion):
 def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
     """K embeddings, trained behind the host on images of the concept that the undefended model drew."""
     concept, how = fit.concept, _inversion(training, fit.concept)
-    pictures = _folder(training.folder) if training.folder else concept_images(fit, training)
+    pictures, said = (_folder(training.folder), []) if training.folder else concept_images(fit, training)
     latents = inversion.latents_of(fit.pipe, pictures)
-    options: dict[str, Any] = {"templates": templates(concept), "work": fit.work, "also": siblings(fit)}
+    options: dict[str, Any] = {"templates": templates(concept), "captions": said, "work": fit.work}
+    options["also"] = siblings(fit)
     options["host"] = fit.host
     made = [
         inversion.invert(fit.pipe, latents, how, seed=fit.seed * 1000 + k, progress=fit.progress, **options)
@@ -66,14 +87,12 @@ def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
 
 
 def _inversion(training: Fitting, concept: Concept) -> Inversion:
-    given = {f.name: getattr(training, f.name) for f in dataclass_fields(Inversion)}
+    given = {f.name: getattr(training, f.name) for f in fields(Inversion)}
     return Inversion(**{**given, "init": training.init or concept.hypernyms.train[0]})
 
 
 def templates(concept: Concept) -> list[str]:
     """The concept's own train templates with ``{}`` for the embedding, in all its styles or on all that it depicts."""
-    from ...concepts.compose import fill
-
     if concept.depicts is not None:
         made = [fill(t, thing.name, "{}") for t in concept.templates.train for thing in concept.depicts.train]
     else:
@@ -81,22 +100,26 @@ def templates(concept: Concept) -> list[str]:
     return list(dict.fromkeys(made))
 
 
-def concept_images(fit: Fit, training: Fitting) -> list[Image]:
-    """``training.images`` pictures that the undefended model draws of the concept's train words, and the judge flags.
+def concept_images(fit: Fit, training: Fitting) -> tuple[list[Image], list[str]]:
+    """``training.images`` pictures that the undefended model draws of the concept's train words, and the judge flags;
+    and their prompts, with ``{}`` for the word.
 
     They lie in ``fit.work``; what lies there is not drawn again. Raises :class:`UserError` if after four times as many
     tries there are too few: then the model does not know the concept, or the judge does not.
     """
     prompts = _prompts(fit.concept, 4 * training.images, fit.seed)
-    judge, kept, size = _judge(training, fit.concept), [], 8
+    judge, size = _judge(training, fit.concept), 8
+    kept: list[tuple[Image, str]] = []
     for start in range(0, len(prompts), size):
         batch = prompts[start : start + size]
         pictures = _drawn(fit, training, batch, start)
         verdicts = judge(pictures, batch, fit.concept)
-        kept += [p for p, v in zip(pictures, verdicts, strict=True) if v.outcome == "unsafe"]
+        seen = zip(pictures, batch, verdicts, strict=True)
+        kept += [(picture, reworded(fit.concept, p, "{}")) for picture, p, v in seen if v.outcome == "unsafe"]
         fit.progress("drawing", min(len(kept), training.images), training.images)
         if len(kept) >= training.images:
-            return kept[: training.images]
+            kept = kept[: training.images]
+            return [picture for picture, _ in kept], [text for _, text in kept]
     advice = "give folder=… with images of the concept, or set images= lower"
     raise UserError(f"{training.images} images that show {fit.concept.name}", f"{len(kept)} of {len(prompts)}", advice)
 

@@ -13,11 +13,12 @@ from ...backbones import adapter
 from ...errors import BadFile, Mismatch, UnknownName, UserError
 from ...unlearn import inversion
 from ...unlearn.inversion import Text, encode_ids, spell
+from ...unlearn.presets import settled
 from ..base import Guard
 from ..negative_prompt import NegativePrompt, words
 from ..safree import SAFREE, summaries
 from ..sld import SLD, Motion
-from .fitting import NAME, Fitting, trained
+from .fitting import NAME, PRESETS, Fitting, trained
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
@@ -39,8 +40,9 @@ class INE(Guard):
     name: ClassVar[str] = "ine"
     summary: ClassVar[str] = "INE: guidance away from a learned embedding. Its weights are for use as a negative only."
     Training: ClassVar[type] = Fitting
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     quick: ClassVar[dict[str, Any]] = {
-        "preset": "max", "steps": 2, "images": 2, "judge": "always.unsafe", "draw_steps": 1, "check": 0,
+        "preset": "max", "steps": 2, "batch": 1, "images": 2, "judge": "always.unsafe", "draw_steps": 1, "check": 0,
     }  # fmt: skip
 
     carrier: str = "sld"
@@ -124,7 +126,7 @@ class INE(Guard):
 
     @classmethod
     def _fit(cls, fit: Fit, training: Fitting, arguments: dict[str, Any]) -> Self:
-        kept = {}
+        training, kept = settled(training, fit.concept, cls.presets), {}
         if arguments.get("carrier") == "safree" and arguments.get("replace", "both") != "both":
             kept = {"phrases": tuple(fit.concept.all_words("train")), "negative": words(fit.concept)}
         made = cls(**{**kept, **arguments})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones import Backbone, Encoding, adapter
-from ...errors import Unsupported, UserError
+from ...errors import UnknownName, Unsupported, UserError
 from ...files import load_tensors, save_tensors
 from ...guards import Defense, Guarded, protect
 from ...guards.generation import first
@@ -32,15 +32,24 @@ TEMPLATES = (
 )  # fmt: skip
 
 
+TIMES = ("uniform", "late")
+
+
 @dataclass(frozen=True)
 class Inversion:
-    """How an embedding is trained; the defaults are those of INE's paper (3,000 steps of one image, Adam)."""
+    """How an embedding is trained; the defaults are those of INE's paper (3,000 steps of one image, Adam).
+
+    ``times``: t is drawn evenly, or ``late``: the later of two such draws, where little but the text says what is to
+    be drawn. ``decay``: the rate falls to 0 in a line.
+    """
 
     init: str = "mean"  # a text, whose mean embedding it starts from, or "mean" of the vocabulary
     vectors: int = 1  # rows per text encoder
     steps: int = 3000
     lr: float = 5e-3
+    decay: bool = False
     batch: int = 1
+    times: str = "uniform"
     bare: float = 1.0  # share of examples with the embedding alone, as a negative is used; the rest in templates
     flip: float = 0.5  # share of mirrored images
     guided: float = 0.0  # 0: plain loss; above 1: guidance weight of the loss through the host's guards
@@ -52,6 +61,8 @@ class Inversion:
         for name in ("vectors", "steps", "batch", "unroll", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} of 1 or more", str(getattr(self, name)), f"set {name}=1 or more")
+        if self.times not in TIMES:
+            raise UnknownName("times", self.times, TIMES)
         if self.guided and self.guided <= 1:
             raise UserError("guided = 0 or above 1", str(self.guided), "use the guidance scale that is attacked")
 
@@ -63,6 +74,7 @@ def invert(
     *,
     work: str | Path,
     templates: Sequence[str] = TEMPLATES,
+    captions: Sequence[str] = (),
     seed: int = 0,
     host: Sequence[Defense] = (),
     also: Sequence[Path] = (),
@@ -70,10 +82,11 @@ def invert(
 ) -> Rows:
     """Trains one embedding on ``pipe`` behind ``host``: one float32 ``(vectors, D_i)`` per text encoder, on the CPU.
 
-    ``images`` are pictures, or latents from :func:`latents_of`. ``templates`` hold ``{}``. ``pipe`` may already be
-    protected; then ``host`` must be empty. With the plain loss only the host's weights count: its guards are passed
-    by. Killed and called again with the same arguments, it goes on from ``work``, or from the same training in one
-    of the folders ``also``; on a CPU the result is the same, bit for bit. Raises :class:`Unsupported` where
+    ``images`` are pictures, or latents from :func:`latents_of`. ``templates`` hold ``{}``, and so do ``captions``: one
+    for each image, which take the templates' place. ``pipe`` may already be protected; then ``host`` must be empty.
+    With the plain loss only the host's weights count: its guards are passed by. Killed and called again with the same
+    arguments, it goes on from ``work``, or from the same training in one of the folders ``also``; on a CPU the result
+    is the same, bit for bit. Raises :class:`Unsupported` where
     ``guided`` meets a guard that reads the prompt's text.
     """
     how, backbone = how or Inversion(), adapter(pipe)
@@ -81,13 +94,16 @@ def invert(
     if not len(x0):
         raise UserError("images of the concept", "none", "give a folder with some, or draw them first")
     predict = Predictor(Studio(backbone))
+    if captions and len(captions) != len(x0) // 2:
+        raise UserError(f"a caption for each of {len(x0) // 2} images", str(len(captions)), "give as many, or none")
     with _guarded(pipe, host) as guarded, _frozen(backbone):
         _check_guards(how, guarded)
-        job = _Job(predict, guarded, how, x0, templates, seed)
+        job = _Job(predict, guarded, how, x0, templates, seed, captions)
         name = f"inversion-{job.recipe()}.safetensors"
         file = Path(work) / name
         rows, optimizer, start = job.begin(next((f / name for f in (Path(work), *also) if (f / name).exists()), None))
         for step in range(start, how.steps):
+            optimizer.param_groups[0]["lr"] = how.lr * (1 - step / how.steps if how.decay else 1)
             loss = job.loss(rows, step)
             for row, slope in zip(rows, torch.autograd.grad(loss, rows), strict=True):
                 row.grad = slope
@@ -114,9 +130,10 @@ class _Job:
     """One training: what stays the same from step to step."""
 
     def __init__(self, predict: Predictor, guarded: Guarded, how: Inversion, x0: Tensor, templates: Sequence[str],
-                 seed: int) -> None:  # fmt: skip
+                 seed: int, captions: Sequence[str] = ()) -> None:  # fmt: skip
         self.predict, self.backbone, self.guarded, self.how, self.seed = predict, predict.backbone, guarded, how, seed
-        self.x0, self.templates = x0, [_pieces(template) for template in templates]
+        self.x0, self.captions = x0, [_pieces(caption) for caption in captions]
+        self.templates = [_pieces(template) for template in templates]
         self.length = predict.empty.tokens.shape[1] if self.backbone.family == "flux" else None
         self.last = int(self.backbone.pipe.scheduler.config.get("num_train_timesteps", 1000))
         self.lowest = int(self.backbone.prediction_type == "flow")  # there 0 is the image itself
@@ -124,7 +141,7 @@ class _Job:
 
     def recipe(self) -> str:
         """What decides the result, as a short hash: a checkpoint of anything else is not taken up."""
-        parts = [asdict(replace(self.how, save_every=1)), self.templates, self.seed]
+        parts = [asdict(replace(self.how, save_every=1)), self.captions or self.templates, self.seed]
         parts += [self.backbone.fingerprint(), self.backbone.text_fingerprint()]
         parts += [defense.digest() for defense in self.guarded.defenses]
         found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
@@ -142,27 +159,32 @@ class _Job:
         how, generator = self.how, torch.Generator().manual_seed(_seed(self.seed, step))
         n, half = how.batch, len(self.x0) // 2
         which = torch.randint(half, (n,), generator=generator)
-        which += half * (torch.rand(n, generator=generator) < how.flip)
-        x0 = self.x0[which].to(self.predict.latents.device)
+        mirrored = half * (torch.rand(n, generator=generator) < how.flip)
+        x0 = self.x0[which + mirrored].to(self.predict.latents.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
-        texts = [self._text(generator) for _ in range(n)]
+        texts = [self._text(generator, image) for image in which.tolist()]
         text = encode(self.backbone, texts, tuple(rows), self.length)
         if how.guided:
             return self._guided(x0, noise, text, generator)
-        t = torch.randint(self.last, (n,), generator=generator) + self.lowest
+        t = self._times(n, generator) + self.lowest
         latents, truth = self.backbone.noised(x0, noise, t)
         return nn.functional.mse_loss(self.predict(latents, t, text).float(), truth)
 
-    def _text(self, generator: torch.Generator) -> Text:
-        if not self.templates or float(torch.rand((), generator=generator)) < self.how.bare:
+    def _times(self, n: int, generator: torch.Generator) -> Tensor:
+        draws = torch.randint(self.last, (1 + (self.how.times == "late"), n), generator=generator)
+        return draws.amax(0)
+
+    def _text(self, generator: torch.Generator, image: int) -> Text:
+        choice = [self.captions[image]] if self.captions else self.templates
+        if not choice or float(torch.rand((), generator=generator)) < self.how.bare:
             return (0,)
-        return self.templates[int(torch.randint(len(self.templates), (), generator=generator))]
+        return choice[int(torch.randint(len(choice), (), generator=generator))]
 
     def _guided(self, x0: Tensor, noise: Tensor, text: Encoding, generator: torch.Generator) -> Tensor:
         """Through the guards: only the last of ``unroll`` descending steps is learned from."""
         n, w = len(x0), self.how.guided
         empty = self.backbone.encode([""] * n, length=self.length)
-        top = int(torch.randint(self.last, (), generator=generator))
+        top = int(self._times(1, generator))
         spread = min(self.how.window * self.last // 1000, self.last - 1)
         steps = [max(top - round(spread * i / max(self.how.unroll - 1, 1)), 0) for i in range(self.how.unroll)]
         argument: dict[str, Any] = {self.backbone.guidance_argument: w, "num_inference_steps": len(steps)}
