@@ -206,6 +206,43 @@ def test_the_plain_loss_passes_guards_by(tmp_path):
     free = invert(pipe, pictures(), how, work=tmp_path / "a")
     behind = invert(pipe, pictures(), how, work=tmp_path / "b", host=[SLD(text="weapon")])
     assert torch.equal(free[0], behind[0])
+    name = {file.name for folder in "ab" for file in (tmp_path / folder).glob("*.safetensors")}
+    assert len(name) == 1  # so another guard before the same weights takes up what was trained
+
+
+def test_a_caption_of_its_own_for_each_image(tmp_path):
+    from unsee.unlearn.inversion.train import _Job
+
+    pipe, captions = built("sd1"), ["a {} here", "red {}"]
+    with protect(pipe) as guarded:
+        job = _Job(
+            Predictor(Studio(adapter(pipe))), guarded, Inversion(**QUICK, bare=0.0), torch.zeros(4), (), 0, captions
+        )
+    generator = torch.Generator().manual_seed(0)
+    assert [job._text(generator, image) for image in (0, 1)] == [("a", 0, "here"), ("red", 0)]
+    with pytest.raises(UserError, match="caption for each of 2"):
+        invert(pipe, pictures(2), Inversion(**QUICK), work=tmp_path, captions=["{}"])
+
+
+def test_late_times_and_a_falling_rate(tmp_path):
+    from unsee.unlearn.inversion.train import _Job
+
+    pipe, rates = built("sd1"), []
+    how = Inversion(steps=4, times="late", decay=True)
+    with protect(pipe) as guarded:
+        job = _Job(Predictor(Studio(adapter(pipe))), guarded, how, torch.zeros(2), (), 0)
+    drawn = job._times(20_000, torch.Generator().manual_seed(0)).float()
+    assert drawn.mean() == pytest.approx(1000 * 2 / 3, rel=0.02)  # of the greater of two even draws
+    step = torch.optim.Adam.step
+
+    def seen(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"] / how.lr)
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", seen)
+        invert(pipe, pictures(1), how, work=tmp_path)
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.25])
 
 
 # ---- killed and called again ----
@@ -242,6 +279,7 @@ def test_bad_input_is_one_line(tmp_path):
     pipe = built("sd1")
     for case, match in (
         (lambda: Inversion(steps=0), "steps"),
+        (lambda: Inversion(times="early"), "times"),
         (lambda: Inversion(guided=0.5), "guided"),
         (lambda: invert(pipe, torch.zeros(0, 4, 16, 16), work=tmp_path), "images"),
         (lambda: invert(pipe, pictures(), Inversion(**QUICK), work=tmp_path, templates=["no place"]), "template"),

@@ -143,7 +143,8 @@ class _Job:
         """What decides the result, as a short hash: a checkpoint of anything else is not taken up."""
         parts = [asdict(replace(self.how, save_every=1)), self.captions or self.templates, self.seed]
         parts += [self.backbone.fingerprint(), self.backbone.text_fingerprint()]
-        parts += [defense.digest() for defense in self.guarded.defenses]
+        passed = () if self.how.guided else self.guarded.guards  # by the plain loss
+        parts += [defense.digest() for defense in self.guarded.defenses if defense not in passed]
         found = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
         found.update(self.x0.contiguous().cpu().numpy().tobytes())
         return found.hexdigest()[:16]
