@@ -41,3 +41,14 @@ def test_redirect_quality(monkeypatch, capsys):
 def test_uce(monkeypatch, capsys):
     found = run("uce", ["--size", "small", "--concepts", "8"], monkeypatch, capsys)
     assert found["largest_relative_difference"] < 1e-5
+
+
+def test_ine_cost(monkeypatch, capsys):
+    found = run(
+        "ine_cost",
+        ["--model", "tiny:sd1", "--steps", "2", "--batch", "1", "--pairs", "2", "--json"],
+        monkeypatch,
+        capsys,
+    )
+    assert {row["extra_denoiser_passes"] for row in found["carriers"].values()} == {0}
+    assert len(found["carriers"]) == 3 and all(row["ratio"] > 0 for row in found["carriers"].values())

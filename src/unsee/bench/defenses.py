@@ -100,17 +100,24 @@ def digest(guards: Iterable[Any]) -> list[str]:
 
 
 def settings(items: Iterable[str]) -> dict[str, Any]:
-    """``["preset=strong", "scale=3"]`` as a dict. Raises :class:`UserError` for what is no key=value.
+    """``["preset=strong", "scale=3"]`` as a dict; a dot leads into a table. Raises :class:`UserError` for what is no
+    key=value.
 
-    >>> settings(["preset=strong", "drop-last=true", "also=a,b"])
-    {'preset': 'strong', 'drop_last': True, 'also': 'a,b'}
+    >>> settings(["preset=strong", "drop-last=true", "also=a,b", "options.warmup=0"])
+    {'preset': 'strong', 'drop_last': True, 'also': 'a,b', 'options': {'warmup': 0}}
     """
-    found = {}
+    found: dict[str, Any] = {}
     for item in filter(None, items):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise UserError("a setting as key=value", repr(item), "write for example preset=strong")
-        found[key.strip().replace("-", "_")] = _scalar(value.strip())
+        *tables, name = key.strip().replace("-", "_").split(".")
+        place = found
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{table} as a table or as a value", "both", f"leave out {table}=")
+        place[name] = _scalar(value.strip())
     return found
 
 
