@@ -208,6 +208,22 @@ def test_a_concept_that_the_judge_never_sees(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_an_embedding_that_draws_nothing_is_told_of(tmp_path):
+    from unsee.guards.ine import fitting
+
+    class Blind:
+        def __call__(self, images, prompts, concept):
+            from unsee.types import Verdict
+
+            asked = prompts[0].text == fitting.NAME
+            return [Verdict("safe" if asked else "unsafe", 0.5, "blind", "1") for _ in images]
+
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="0 of 1 images behind the host"):
+        patch.setattr(fitting, "_judge", lambda *_: Blind())
+        made = INE.fit(built("sd1"), concepts.load("weapon"), work=tmp_path, **QUICK)
+    assert made.record["shown"] == {"base": "0 of 1", "host": "0 of 1"}
+
+
 def test_templates_hold_one_place():
     for name in ("weapon", "style-noto", "church"):
         made = templates(concepts.load(name))

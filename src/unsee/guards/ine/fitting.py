@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -83,6 +84,10 @@ def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
         edits = [host for host in fit.host if not isinstance(host, Guard)]  # guards may refuse a prompt without text
         first = tuple(own[0] for own in rows)
         record["shown"] = {"base": _shown(fit, training, first, ()), "host": _shown(fit, training, first, edits)}
+        if record["shown"]["host"].startswith("0 "):
+            message = f"the embedding draws {concept.name} in {record['shown']['host']} images behind the host"
+            message += ": it resists inversion, or more steps are needed; as a negative it may lead nowhere"
+            warnings.warn(message, stacklevel=2)
     return rows, record
 
 
