@@ -45,6 +45,7 @@ def test_nothing_has_no_grip_and_the_prompt_itself_has_one(family):
     by = overall(rows)
     assert by["base", "empty"].r == pytest.approx(0, abs=1e-3)
     assert by["base", "same"].r == pytest.approx(1, abs=1e-3) and by["base", "same"].n == 1
+    assert by["base", "same"].cosine == pytest.approx(1, abs=1e-3)
 
 
 def test_r_is_the_formula():
@@ -53,13 +54,15 @@ def test_r_is_the_formula():
     prompts = concept.prompts("plain", "held-out", 3)
     rows = grip(pipe, concept, prompts=prompts, steps=1)
     backbone, t = adapter(pipe), rows[0].t
-    want = []
+    want, alike = [], []
     for prompt in prompts:
         noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(prompt.seed))
         texts = backbone.encode(["", prompt.text, concept.phrase()]).tokens
         u, p, n = (pipe.unet(noise, t, text[None]).sample for text in texts)
         want.append(float((n - u).norm() / (p - u).norm()))
+        alike.append(float(((n - u) * (p - u)).sum() / (n - u).norm() / (p - u).norm()))
     assert rows[0].negative == "words" and rows[0].r == pytest.approx(sum(want) / 3, rel=1e-3)
+    assert rows[0].cosine == pytest.approx(sum(alike) / 3, rel=1e-3) and -1 <= rows[0].cosine_low <= rows[0].cosine
     assert min(want) - 1e-6 <= rows[0].low <= rows[0].r <= rows[0].high <= max(want) + 1e-6
 
 

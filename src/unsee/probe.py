@@ -8,7 +8,8 @@ arXiv 2511.04834); this measures it, in seconds, on the latents that the sampler
 
 e_u is the prediction for the empty text, e_p for an unsafe prompt, e_n for the negative; norms over one image's
 latents. r is near 1 where the negative moves the prediction as far as the prompt does. Norms, not directions: a
-model that answers the words with something else is still moved by them.
+model that answers the words with something else is still moved by them. So beside r stands the cosine of the two
+differences (ours): 1 where the negative moves the prediction the way that the prompt does.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ BATCH, DRAWS = 8, 2000  # prompts at once; bootstrap samples
 
 @dataclass(frozen=True)
 class Grip:
-    """r of one negative: mean over prompts with its 95 % bootstrap interval. ``t`` None: each prompt's mean over t."""
+    """r and cosine of one negative: means over prompts with 95 % bootstrap intervals. ``t`` None: each prompt's mean
+    over t."""
 
     where: str  # base: the model alone; host: with the defenses
     negative: str
@@ -45,6 +47,9 @@ class Grip:
     low: float
     high: float
     n: int  # prompts
+    cosine: float = float("nan")
+    cosine_low: float = float("nan")
+    cosine_high: float = float("nan")
 
 
 def grip(
@@ -73,7 +78,7 @@ def grip(
     rows: list[Grip] = []
     for where, defenses in [("base", ()), ("host", tuple(host))][: 2 if host else 1]:
         measured = _measured(pipe, defenses, negatives, prompts, steps, guidance)
-        rows += [row for name, (times, r) in measured.items() for row in _rows(where, name, times, r, seed)]
+        rows += [row for name, seen in measured.items() for row in _rows(where, name, *seen, seed)]
     _warn(rows, {name for name, negative in negatives.items() if isinstance(negative, str)})
     return rows
 
@@ -109,13 +114,12 @@ class _Measure(Guard):
     def guide(self, step: Step, state: dict[str, Encoding]) -> None:
         p, u = step.positive, step.negative
         assert p is not None and u is not None
-        usual = _norm(p - u).clamp(min=1e-12)
-        ratios = {f"r {name}": _norm(step.predict(text) - u) / usual for name, text in state.items()}
-        step.record(self, "measured", **ratios)
-
-
-def _norm(difference: Tensor) -> Tensor:
-    return difference.float().flatten(1).norm(dim=1)
+        asked, seen = (p - u).float().flatten(1), {}
+        for name, text in state.items():
+            moved = (step.predict(text) - u).float().flatten(1)
+            seen[f"r {name}"] = moved.norm(dim=1) / asked.norm(dim=1).clamp(min=1e-12)
+            seen[f"cosine {name}"] = torch.cosine_similarity(moved, asked, dim=1, eps=1e-12)
+        step.record(self, "measured", **seen)
 
 
 def _measured(
@@ -125,8 +129,8 @@ def _measured(
     prompts: Sequence[Prompt],
     steps: int,
     guidance: float,
-) -> dict[str, tuple[list[float], Tensor]]:
-    """Name → (t of each step, r ``(prompts, steps)``)."""
+) -> dict[str, tuple[list[float], Tensor, Tensor]]:
+    """Name → (t of each step, r and cosine ``(prompts, steps)``)."""
     measure, events = _Measure(negatives=negatives), []
     argument = adapter(pipe).guidance_argument
     with protect(pipe, *host, measure) as guarded:
@@ -142,12 +146,19 @@ def _measured(
             )
             events += [[event for event in own if event["defense"] == measure.name] for own in guarded.decisions]
     times = [event["t"] for event in events[0]]
-    return {name: (times, torch.tensor([[e[f"r {name}"] for e in own] for own in events])) for name in negatives}
+
+    def read(key: str) -> Tensor:
+        return torch.tensor([[event[key] for event in own] for own in events])
+
+    return {name: (times, read(f"r {name}"), read(f"cosine {name}")) for name in negatives}
 
 
-def _rows(where: str, name: str, times: Sequence[float], r: Tensor, seed: int) -> list[Grip]:
-    columns: list[tuple[float | None, Tensor]] = [*zip(times, r.T, strict=True), (None, r.mean(1))]
-    return [Grip(where, name, t, float(own.mean()), *bootstrap(own, seed), len(own)) for t, own in columns]
+def _rows(where: str, name: str, times: Sequence[float], r: Tensor, cosine: Tensor, seed: int) -> list[Grip]:
+    by_time = zip([*times, None], [*r.T, r.mean(1)], [*cosine.T, cosine.mean(1)], strict=True)
+    return [
+        Grip(where, name, t, float(a.mean()), *bootstrap(a, seed), len(a), float(b.mean()), *bootstrap(b, seed))
+        for t, a, b in by_time
+    ]
 
 
 def _warn(rows: Sequence[Grip], texts: set[str]) -> None:

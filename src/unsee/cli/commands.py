@@ -255,7 +255,8 @@ def probe(
 ) -> None:
     """Measure how much grip a negative has on a model.
 
-    r = |e_n - e_u| / |e_p - e_u|, for the concept's words and for an embedding, on the model and on the host.
+    r = |e_n - e_u| / |e_p - e_u| and the cosine of the two, for the concept's words and for an embedding, on the model
+    and on the host.
     """
     from . import fitting, show
 

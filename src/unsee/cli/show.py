@@ -110,13 +110,15 @@ def agreements(found: list[dict[str, Any]]) -> None:
 
 
 def grips(found: list[dict[str, Any]]) -> None:
-    """r of each negative, on the model and on the host, by time."""
+    """r and cosine of each negative, on the model and on the host, by time."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("where", "negative", "t", "r", "95 %", "prompts"):
+    for title in ("where", "negative", "t", "r", "95 %", "cosine", "95 %", "prompts"):
         table.add_column(title, justify="left" if title in ("where", "negative") else "right")
     for row in found:
         t = "all" if row["t"] is None else f"{row['t']:.0f}"
-        numbers = (f"{row['r']:.2f}", f"{row['low']:.2f}–{row['high']:.2f}", str(row["n"]))
+        r = (f"{row['r']:.2f}", f"{row['low']:.2f}–{row['high']:.2f}")
+        cosine = (f"{row['cosine']:.2f}", f"{row['cosine_low']:.2f}–{row['cosine_high']:.2f}")
+        numbers = (*r, *cosine, str(row["n"]))
         table.add_row(row["where"], row["negative"], t, *numbers, style="bold" if row["t"] is None else "dim")
     Console(highlight=False).print(table)
 
