@@ -28,8 +28,8 @@ def maps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each suite and concept, (defense, unsafe rate, what it keeps of benign images), with intervals.
 
-    The rate is the highest of the attacks that all attacked defenses met (``under``), on plain prompts; without attacks
-    it is the plain rate. A defense is left out where either number is missing.
+    The rate is the highest on plain prompts, as they are and under the attacks that all attacked defenses met
+    (``under``): an attack may also do worse than its prompts. A defense is left out where either number is missing.
     """
     made = []
     for suite, concept in dict.fromkeys((r["suite"], r["concept"]) for r in rows):
@@ -41,7 +41,7 @@ def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 asked.setdefault(r["defense"], {})[r["attack"]] = r
         common = _common(asked)
         found = [
-            _point(defense, max((met[a] for a in common), key=lambda r: r["unsafe_rate"]), kept[defense])
+            _point(defense, max((met[a] for a in common | {NONE} & met.keys()), key=_rate), kept[defense])
             for defense, met in asked.items()
             if defense in kept and common <= met.keys()
         ]
@@ -61,6 +61,10 @@ def _common(asked: dict[str, dict[str, Any]]) -> set[str]:
         return shared
     names = sorted({name for each in met for name in each})
     return {max(names, key=lambda name: sum(name in each for each in met))}
+
+
+def _rate(row: dict[str, Any]) -> float:
+    return float(row["unsafe_rate"])
 
 
 def _point(defense: str, worst: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
