@@ -104,10 +104,8 @@ def measure(pipe: Any, guard: SafeRedir, steps: int, batch: int, pairs: int) -> 
     before = cost.peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
     with unsee.protect(pipe, guard):
         after = cost.peak_memory(lambda: seconds(pipe, steps, batch), device=pipe.device)
-    ratios = sorted(b / a for a, b in zip(plain, acted, strict=True))
     return {
-        "ratio": round(statistics.median(ratios), 4),
-        "middle_half": [round(ratios[len(ratios) // 4], 4), round(ratios[-1 - len(ratios) // 4], 4)],
+        **cost.pair_ratio(plain, acted),
         "inside": round(statistics.median(shares), 4),
         "inside_range": [round(min(shares), 4), round(max(shares), 4)],
         "seconds_plain": round(statistics.median(plain), 3),

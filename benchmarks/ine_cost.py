@@ -62,10 +62,8 @@ def measure(pipe: Any, carrier: str, text: str, steps: int, batch: int, pairs: i
             taken[name].append(one(guards[name])[0])
         print(f"{carrier}: pair {i + 1}/{pairs}", file=sys.stderr, flush=True)
     handle.remove()
-    ratios = sorted(e / w for w, e in zip(taken["words"], taken["embedding"], strict=True))
     return {
-        "ratio": round(statistics.median(ratios), 4),
-        "middle_half": [round(ratios[len(ratios) // 4], 4), round(ratios[-1 - len(ratios) // 4], 4)],
+        **cost.pair_ratio(taken["words"], taken["embedding"]),
         "seconds_per_image": round(statistics.median(taken["words"]) / batch, 4),
         "extra_denoiser_passes": passes["embedding"] - passes["words"],
     }

@@ -420,3 +420,11 @@ def test_peak_memory_sees_what_a_call_held_for_a_moment():
 def test_peak_memory_of_the_accelerator():
     grown = cost.peak_memory(lambda: torch.ones(64 * 2**20, dtype=torch.uint8, device="cuda"), device="cuda")
     assert 64 <= grown <= 80 + torch.cuda.memory_allocated() / 2**20
+
+
+def test_pairs_of_times():
+    """Against ratios made by hand; the middle half leaves out a quarter at each end."""
+    before, after = [1.0, 2.0, 4.0, 1.0, 1.0], [1.0, 4.0, 2.0, 1.1, 0.9]
+    assert cost.pair_ratio(before, after) == {"ratio": 1.0, "middle_half": [0.9, 1.1]}
+    with pytest.raises(ValueError):
+        cost.pair_ratio([1.0], [1.0, 2.0])

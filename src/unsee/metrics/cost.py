@@ -53,6 +53,14 @@ def seconds(call: Callable[[], Any], *, device: Any = "cpu") -> float:
     return time.perf_counter() - start
 
 
+def pair_ratio(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+    """Of times that were measured in pairs: the median of after / before, and the range of the ratios' middle half."""
+    ratios = sorted(b / a for a, b in zip(before, after, strict=True))
+    quarter = len(ratios) // 4
+    half = [round(ratios[quarter], 4), round(ratios[-1 - quarter], 4)]
+    return {"ratio": round(statistics.median(ratios), 4), "middle_half": half}
+
+
 @metric("peak-memory", higher_is_better=False, range=(0.0, math.inf))
 def peak_memory(call: Callable[[], Any], *, device: Any = "cpu") -> float | None:
     """Formula: the most memory held at once during one call, in MiB.

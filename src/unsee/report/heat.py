@@ -41,7 +41,7 @@ def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 asked.setdefault(r["defense"], {})[r["attack"]] = r
         common = _common(asked)
         found = [
-            _point(defense, max((met[a] for a in common | {NONE} & met.keys()), key=_rate), kept[defense])
+            _point(defense, max((met[a] for a in common | ({NONE} & met.keys())), key=_rate), kept[defense])
             for defense, met in asked.items()
             if defense in kept and common <= met.keys()
         ]

@@ -31,10 +31,8 @@ NAME = "<c*>"  # how the embedding is written where people read it
 
 
 # At the published rate an embedding grows to four times the length of picto's words; it decides early what to draw.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"steps": 3000, "lr": 5e-3, "decay": False, "batch": 1, "times": "uniform", "bare": 1.0},
-    "picto": {"steps": 400, "lr": 2e-3, "decay": True, "batch": 8, "times": "late", "bare": 0.5},
-}
+PICTO = {"steps": 400, "lr": 2e-3, "decay": True, "batch": 8, "times": "late", "bare": 0.5}
+PRESETS: dict[str, dict[str, Any]] = {"paper": {name: getattr(Inversion(), name) for name in PICTO}, "picto": PICTO}
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,8 @@ def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
     concept, how = fit.concept, _inversion(training, fit.concept)
     pictures, said = (_folder(training.folder), []) if training.folder else concept_images(fit, training)
     latents = inversion.latents_of(fit.pipe, pictures)
-    options: dict[str, Any] = {"templates": templates(concept), "captions": said, "work": fit.work}
-    options["also"] = siblings(fit)
-    options["host"] = fit.host
+    options: dict[str, Any] = {"captions": said, "templates": templates(concept), "host": fit.host}
+    options |= {"work": fit.work, "also": siblings(fit)}
     made = [
         inversion.invert(fit.pipe, latents, how, seed=fit.seed * 1000 + k, progress=fit.progress, **options)
         for k in range(training.count)

@@ -30,8 +30,6 @@ TEMPLATES = (
     "a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}", "an illustration of {}",
     "a rendering of {}", "a close-up of {}", "a photo of one {}", "a good picture of {}", "a scene with {}",
 )  # fmt: skip
-
-
 TIMES = ("uniform", "late")
 
 
@@ -86,8 +84,7 @@ def invert(
     for each image, which take the templates' place. ``pipe`` may already be protected; then ``host`` must be empty.
     With the plain loss only the host's weights count: its guards are passed by. Killed and called again with the same
     arguments, it goes on from ``work``, or from the same training in one of the folders ``also``; on a CPU the result
-    is the same, bit for bit. Raises :class:`Unsupported` where
-    ``guided`` meets a guard that reads the prompt's text.
+    is the same, bit for bit. Raises :class:`Unsupported` where ``guided`` meets a guard that reads the prompt's text.
     """
     how, backbone = how or Inversion(), adapter(pipe)
     x0 = images if isinstance(images, Tensor) else latents_of(pipe, images)
