@@ -11,6 +11,7 @@ from PIL import Image
 from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
+from unsee.bench.defenses import Stack
 from unsee.errors import BadFile, GuardFailure, Mismatch, UnknownName, Unsupported, UserError
 from unsee.guards import Defense, protect
 from unsee.guards.ine import INE, templates
@@ -190,6 +191,20 @@ def test_one_embedding_in_many_carriers(tmp_path):
     with pytest.raises(Mismatch, match="text encoder"):
         other = tiny("sd1", seed=1)
         INE.fit(other, concept, work=tmp_path / "c", embedding=str(tmp_path / "ine-weapon"))
+
+
+def test_a_suite_takes_the_embedding_of_another_stack(tmp_path):
+    pipe, concept = built("sd1"), concepts.load("weapon")
+    host, quick = {"name": "uce", "method": "uce"}, {"method": "ine", "carrier": "sld", **QUICK}
+    stacks = [[host, {"name": "ine", **quick}], {"name": "taken", **quick, "embedding": "@uce+ine"}]
+    for _ in range(2):  # the second time from what was kept
+        first, taken = (stack.fit(concept, tmp_path, lambda: pipe) for stack in Stack.all(stacks))
+        assert torch.equal(taken[0].rows[0], first[1].rows[0])
+        assert [h["defense"] for h in taken[0].record["hosts"]] == ["uce"]
+    assert len(list(tmp_path.glob("weapon/ine-????????"))) == 2
+    for wrong in (stacks[::-1], [{**stacks[1], "embedding": "@"}]):
+        with pytest.raises(UserError, match="further up"):
+            Stack.all(wrong)
 
 
 def test_images_from_a_folder(tmp_path):

@@ -4,6 +4,7 @@ A defense is a folder (``runs/duo-weapon``; ``{concept}`` in it stands for the c
 too, and counts as what it holds), one of the fitted ones that ship (``picto/duo-weapon``), or a method with its
 settings (``sld``, ``sld:preset=strong``, ``{ method = "sld", preset = "strong" }``).
 A list of them is a stack, attached in that order and named with ``+``. ``none`` is the empty stack.
+In a suite a setting may name the fitted last part of a stack further up: ``embedding = "@uce+ine-sld"``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..guards.base import Progress
 
 NONE = "none"
+REFERENCE = "@"
 
 
 def _no_pipe() -> Any:
@@ -39,6 +41,7 @@ class Part:
     method: str = ""
     folder: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    refers: dict[str, Stack] = field(default_factory=dict)  # setting → the stack whose last part it names
 
     @classmethod
     def parse(cls, value: Any) -> Part:
@@ -73,6 +76,17 @@ class Stack:
             return cls()
         return cls(tuple(Part.parse(v) for v in (value if isinstance(value, list) else [value])))
 
+    @classmethod
+    def all(cls, values: Iterable[Any]) -> list[Stack]:
+        """The stacks of one file, in which a setting ``"@NAME"`` stands for the last part of a stack further up."""
+        made: dict[str, Stack] = {}
+        for stack in map(cls.parse, values):
+            parts = tuple(replace(part, refers=_referred(part.settings, made)) for part in stack.parts)
+            if stack.name in made:
+                raise UserError("defenses with different names", f"{stack.name!r} twice", "give one a name = …")
+            made[stack.name] = cls(parts)
+        return list(made.values())
+
     def check(self, concept: Concept) -> None:
         """Raise :class:`UserError` for a folder, a setting or a value that cannot be, before anything is written."""
         for part in self.parts:
@@ -92,6 +106,13 @@ class Stack:
         for part in self.parts:
             made += _guard(part, concept, keep, pipe, made, progress).members()
         return made
+
+    def place(self, concept: Concept, keep: Path, pipe: Callable[[], Any], progress: Progress | None) -> Path:
+        """The folder of the last part; what is not fitted yet is fitted first."""
+        if self.parts[-1].folder:
+            return Path(self.parts[-1].folder.replace("{concept}", concept.name))
+        host = Stack(self.parts[:-1]).fit(concept, keep, pipe, progress)
+        return _fitted(self.parts[-1], concept, keep, pipe, host, progress)
 
 
 def digest(guards: Iterable[Any]) -> list[str]:
@@ -138,6 +159,14 @@ def _from_text(text: str) -> Part:
     raise UnknownName("defense (a method, or the folder of a saved one)", method, [*DEFENSES, NONE])
 
 
+def _referred(settings: dict[str, Any], known: dict[str, Stack]) -> dict[str, Stack]:
+    named = {k: v[len(REFERENCE) :] for k, v in settings.items() if isinstance(v, str) and v.startswith(REFERENCE)}
+    for key, name in named.items():
+        if name not in known or not known[name].parts:
+            raise UnknownName(f"stack further up that {key} can name", name, [n for n in known if n != NONE])
+    return {key: known[name] for key, name in named.items()}
+
+
 def _scalar(text: str) -> Any:
     """A TOML number or boolean as such, anything else as text: the command line needs no quotes."""
     try:
@@ -148,7 +177,7 @@ def _scalar(text: str) -> Any:
 
 def _from_table(table: dict[str, Any]) -> Part:
     name = table.pop("name", "")
-    if "folder" in table:
+    if "folder" in table and "method" not in table:
         extra = set(table) - {"folder"}
         if extra:
             raise UserError("only `folder` and `name` for a saved defense", repr(sorted(extra)), "remove the rest")
@@ -171,15 +200,25 @@ def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callabl
         raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
         return kind.fit(None, concept, work=".", **part.settings)
-    folder = keep / concept.name / f"{part.method}-{fit_address(kind, part.settings, concept, host)}"
+    return _saved(_fitted(part, concept, keep, pipe, host, progress))
+
+
+def _fitted(part: Part, concept: Concept, keep: Path, pipe: Callable[[], Any], host: list[Any],
+            progress: Progress | None) -> Path:  # fmt: skip
+    """The folder in ``keep`` of what was fitted, now or before."""
+    kind = resolve("defense method", DEFENSES, part.method)
+    places = {key: stack.place(concept, keep, pipe, progress) for key, stack in part.refers.items()}
+    told = {key: REFERENCE + _saved(place).digest() for key, place in places.items()}
+    folder = keep / concept.name / f"{part.method}-{fit_address(kind, part.settings | told, concept, host)}"
     if not folder.exists():
+        settings = part.settings | {key: str(place) for key, place in places.items()}
         work = folder.with_name(folder.name + ".work")
         anew, started = not work.exists(), time.perf_counter()
-        made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **part.settings)
+        made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **settings)
         if anew and kind.Training is not None:  # what a stop cut in two has no time of its own
             made.record = {**made.record, "fit_seconds": round(time.perf_counter() - started, 1)}
         made.save_pretrained(folder)  # beside and renamed: whole, or not there
-    return _saved(folder)
+    return folder
 
 
 def fit_address(kind: type[Any], given: dict[str, Any], concept: Concept, host: Iterable[Any]) -> str:

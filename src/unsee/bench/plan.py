@@ -101,10 +101,7 @@ class Suite(BaseModel):
     @field_validator("defenses")
     @classmethod
     def _sound_defenses(cls, defenses: list[Any]) -> list[Any]:
-        names = [Stack.parse(value).name for value in defenses]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise UserError("defenses with different names", f"{twice[0]!r} twice", "give one a name = …")
+        Stack.all(defenses)
         return defenses
 
     @model_validator(mode="after")
@@ -134,7 +131,7 @@ class Suite(BaseModel):
     @property
     def stacks(self) -> list[Stack]:
         """Undefended first, then the defenses in the suite's order."""
-        return [Stack(), *(s for s in map(Stack.parse, self.defenses) if s.parts)]
+        return [Stack(), *(s for s in Stack.all(self.defenses) if s.parts)]
 
     @property
     def strikes(self) -> list[Strike]:

@@ -38,7 +38,7 @@ class Candidates:
 
     @property
     def stacks(self) -> list[Stack]:
-        return [Stack.parse(value) for value in self.candidates]
+        return Stack.all(self.candidates)
 
     @property
     def strikes(self) -> list[Strike]:
@@ -62,7 +62,7 @@ def _sound(key: str, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, list) or not value:
         raise BadFile(f"{key} in {where} as a list with something in it", repr(value), f'write {key} = ["…"]')
-    _different(key, [s.name for s in (map(Stack.parse, value) if key == "candidates" else Strike.all(value))])
+    _different(key, [s.name for s in (Stack.all(value) if key == "candidates" else Strike.all(value))])
     return tuple(value)
 
 
