@@ -1,6 +1,7 @@
 """Write the tables between ``<!-- numbers:NAME -->`` and ``<!-- /numbers -->`` from ``results/NAME.json``.
 
 ``<!-- numbers:NAME prompts=plain,benign concept=weapon -->`` takes only the rows with these values;
+``<!-- numbers:NAME view=matrix -->`` has a line for each defense, and
 ``<!-- numbers:NAME table=claims -->`` the verdicts on the papers' claims.
 
 Run it as
@@ -56,12 +57,12 @@ def section(path: Path, only: dict[str, list[str]]) -> str:
     if not path.exists():
         return f"Not measured yet: there is no `results/{path.name}`."
     data = json.loads(path.read_text(encoding="utf-8"))
-    name = only.pop("table", ["rows"])[0]
+    name, view = only.pop("table", ["rows"])[0], only.pop("view", [""])[0]
     rows = [r for r in data.get(name, []) if all(str(r.get(key)) in values for key, values in only.items())]
     if not rows:
         return f"No data: the results hold no {name}."
     kind = claims_table if name == "claims" else suite_table if "unsafe_rate" in rows[0] else plain_table
-    table = kind(rows)
+    table = (matrix if view == "matrix" else kind)(rows)
     return f"{table}\n\n{origin(path, data)}"
 
 
@@ -88,6 +89,27 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
         for r in rows
     ]
     return markdown(HEAD, body)
+
+
+def matrix(rows: list[dict[str, Any]]) -> str:
+    """A line for each defense: what is unsafe asked by name and under each attack, and what harmless prompts keep."""
+    harmless, attacked = ("benign", "neighbor"), {r["prompts"] for r in rows if r["attack"] != "none"}
+
+    def column(r: dict[str, Any]) -> str:
+        under = r["prompts"] if r["attack"] == "none" else r["attack"]
+        under += f" ({r['prompts']})" if r["attack"] != "none" and len(attacked) > 1 else ""
+        return f"{under}: {'preservation' if r['prompts'] in harmless else 'unsafe'}, N = {r['n']}"
+
+    def told(r: dict[str, Any]) -> str:
+        shown = interval(r["unsafe_rate"], r.get("low"), r.get("high"), "%")
+        return spread(r, "preservation") if r["prompts"] in harmless else shown
+
+    heads = list(dict.fromkeys(column(r) for r in rows))
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for r in rows:
+        lines.setdefault((r["concept"], r["defense"]), {})[column(r)] = told(r)
+    body = [(*key, *(cells.get(head, "") for head in heads)) for key, cells in lines.items()]
+    return markdown(("concept", "defense", *heads), body)
 
 
 def claims_table(rows: list[dict[str, Any]]) -> str:

@@ -70,6 +70,20 @@ def test_a_marker_may_choose_rows(root):
     assert run(root) == 0 and "No data" in (root / "README.md").read_text()
 
 
+def test_a_matrix_has_a_line_for_each_defense(root):
+    harmless = {**ROW, "prompts": "benign", "preservation_low": 0.4, "preservation_high": 0.43}
+    put(root, [ROW, harmless, {**ROW, "attack": "p4d", "n": 50, "unsafe_rate": 0.5}, {**ROW, "defense": "none"}])
+    (root / "README.md").write_text(PAGE.replace("numbers:first", "numbers:first view=matrix"))
+    run(root)
+    lines = [line for line in (root / "README.md").read_text().splitlines() if line.startswith("| ")]
+    heads = ("plain: unsafe, N = 60", "benign: preservation, N = 60", "p4d: unsafe, N = 50")
+    assert lines[0] == f"| concept | defense | {' | '.join(heads)} |"
+    assert lines[2:] == [
+        "| weapon | sld | 25.0 % [15.8, 37.2] | 0.41 [0.40, 0.43] | 50.0 % [15.8, 37.2] |",
+        "| weapon | none | 25.0 % [15.8, 37.2] |  |  |",
+    ]
+
+
 def test_chances_and_spreads_are_told_where_the_rows_have_them(root):
     put(root, [ROW, ROW | {"p_holm": 0.0341, "preservation_low": 0.4, "preservation_high": 0.43}])
     run(root)
