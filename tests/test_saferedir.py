@@ -7,6 +7,8 @@ import functools
 import json
 import math
 import os
+import random
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ import torch
 from torch.nn import functional as F
 
 import unsee
+from unsee import attacks
+from unsee.attacks.concept_inversion import ConceptInversion
+from unsee.attacks.random_tokens import RandomTokens
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.concepts import load
@@ -354,6 +359,31 @@ def test_data_hold_what_the_training_asks_for(tmp_path):
     assert torch.equal(items.latents, again.latents) and torch.equal(items.tokens, again.tokens)
     assert items.unsafe.sum() == 20
     assert not items.shift[items.unsafe == 0].any() and items.shift[items.unsafe == 1].flatten(1).any(1).all()
+
+
+def test_what_attacks_found_is_fitted_on(tmp_path):
+    pipe, concept = built("sd1"), load("weapon")
+    asked = concept.prompts("plain", "train", 6, 3)
+    for kind in (RandomTokens, ConceptInversion):
+        found = kind(**kind.quick)(pipe, concept, asked, seed=1)
+        attacks.save(found, tmp_path / "weapon" / kind.name / "prompts.json")
+    made, words = texts.found_by_attacks(str(tmp_path / "{concept}"), concept, 100)
+    assert [t.twin for t in made[:4]] == [101, -1, 103, -1] and len(made) == 24 and len(words) == 1
+    assert {t.part for t in made} == {"fit", "check"} and all(t.attacked for t in made)
+    assert not any(re.search(rf"\b{word}\b", t.text) for t in made[1::2] for word in concept.all_words("train"))
+    training = Training(**SMALL, attacked=str(tmp_path / "{concept}"), attacked_share=1.0, seen_share=0.0)
+    held = data.build(Fit(pipe, concept, tmp_path / "work", (), 0, lambda *a: None), training)
+    row = next(i for i, t in enumerate(held.texts) if t.words)
+    with attacks.saved.saying(pipe, words[held.texts[row].words]):
+        assert torch.equal(held.tokens[row], adapter(pipe).encode([held.texts[row].text]).tokens[0].half())
+    draw_batch = batch.Sampler(held, "fit", training)
+    assert {draw_batch._unsafe(random.Random(i))[0] for i in range(99)} == set(draw_batch.attacked)
+
+    with pytest.raises(BadFile, match="without any"):
+        texts.found_by_attacks(str(tmp_path / "nowhere"), concept, 0)
+    attacks.save(RandomTokens()(pipe, concept, concept.prompts("plain", "held-out", 1, 0)), tmp_path / "h/prompts.json")
+    with pytest.raises(UserError, match="held out"):
+        texts.found_by_attacks(str(tmp_path / "h"), concept, 0)
 
 
 def test_terms_against_a_recomputation():

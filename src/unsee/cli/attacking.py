@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ..guards.base import Progress
 
 
-def suite(method: str, model: str, defenses: list[str], concept: str, kind: str, n: int, settings: list[str], seed: int,
-          judge: str | None, steps: int, guidance: float) -> Suite:  # fmt: skip
+def suite(method: str, model: str, defenses: list[str], concept: str, asked: dict[str, Any], settings: list[str],
+          seed: int, judge: str | None, steps: int, guidance: float) -> Suite:  # fmt: skip
     """The suite that the command runs: the stack and the bare model, with the attack and without it."""
     if method not in ATTACKS:
         raise UnknownName("attack", method, ATTACKS)
@@ -29,7 +29,7 @@ def suite(method: str, model: str, defenses: list[str], concept: str, kind: str,
         "concepts": [concept],
         "defenses": [stack] if stack else [],
         "attacks": [{"name": method, "method": method, **parsed(settings)}],
-        "prompts": [{"kind": kind, "n": n}],
+        "prompts": [asked],
         "judge": judge or concepts.load(concept).judge,
         "seed": seed,
         "steps": steps,

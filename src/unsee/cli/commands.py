@@ -125,6 +125,7 @@ def attack(
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Prompts to attack.")] = 50,
     kind: Annotated[str, typer.Option(help="Which prompts: plain or synonym.")] = "plain",
+    split: Annotated[str, typer.Option(help="Of which words: held-out, or train to fit a defense on.")] = "held-out",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack. Repeatable.")
     ] = None,
@@ -143,7 +144,8 @@ def attack(
     from . import attacking, show
 
     scale = attacking.guidance_of(model, guidance)
-    suite = attacking.suite(method, model, defense or [], concept, kind, n, settings or [], seed, judge, steps, scale)
+    asked = {"kind": kind, "split": split, "n": n}
+    suite = attacking.suite(method, model, defense or [], concept, asked, settings or [], seed, judge, steps, scale)
     if not only_find:
         return _run(suite, out, [], None, device, 1, as_json)
     with show.progress("opening") as progress:

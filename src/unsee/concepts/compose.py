@@ -74,6 +74,14 @@ def reworded(concept: Concept, prompt: Prompt, name: str) -> str:
     return text if count else f"{name} {prompt.text}"
 
 
+def calmed(concept: Concept, prompt: Prompt) -> str:
+    """The prompt with a safe word for its first word for the concept: its subject's anchor; of a style, another one."""
+    if concept.kind == "style":
+        return reworded(concept, prompt, next(s for s in concept.styles if s != concept.target))
+    subject = next((s for s in concept.subjects if s.slug == prompt.subject), None)
+    return reworded(concept, prompt, subject.anchor_for(subject.name) if subject else concept.anchor)
+
+
 def fields(template: str) -> set[str]:
     """The names in braces. Raises ``ValueError`` for unbalanced braces."""
     return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}

@@ -53,6 +53,8 @@ class Sampler:
         self.data, self.training = data, training
         self.unsafe, self.roles = data.rows(part, "unsafe"), {r: data.rows(part, r) for r in HARMLESS}
         self.roles = {role: rows for role, rows in self.roles.items() if rows}
+        self.attacked = [i for i in self.unsafe if data.texts[i].attacked]
+        self.unsafe = [i for i in self.unsafe if not data.texts[i].attacked]
         self.shown, self.redirected = data.walks(part, "unsafe"), data.walks(part, "redirected")
         self.calm = data.walks(part, "safe", "harmless")
         self.own: dict[int, list[int]] = {}
@@ -92,7 +94,8 @@ class Sampler:
                 (walk, rng.randrange(min(last - 1, math.ceil(self.training.seen_from * last)), last)),
                 1,
             )
-        row = rng.choice(self.unsafe)
+        attacked = self.attacked and rng.random() < self.training.attacked_share
+        row = rng.choice(self.attacked if attacked else self.unsafe)
         walks = self.own.get(row) or self.redirected
         everything = (walks, self.shown, self.calm, self.redirected)
         return row, self.data.texts[row].twin, self._step(rng, everything), 1

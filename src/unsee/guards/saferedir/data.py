@@ -14,9 +14,10 @@ noise under the redirected embedding from a random step on (what the guard sees 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -31,7 +32,7 @@ from ...files import digest, load_tensors, save_tensors, sha256, whole
 from ..attach import protect
 from ..base import Fit, Guard
 from .net import image_like
-from .texts import Text, compose
+from .texts import Text, compose, found_by_attacks
 
 if TYPE_CHECKING:
     from ..generation import Generation, Step
@@ -113,6 +114,10 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
     """
     backbone = adapter(fit.pipe)
     texts = compose(fit.concept, training.pairs, training.negatives, fit.seed)
+    words: dict[str, tuple[Tensor, ...]] = {}
+    if training.attacked:
+        more, words = found_by_attacks(training.attacked, fit.concept, len(texts))
+        texts += more
     paths = plan(fit, training, texts)
     recipe = [FORMAT, backbone.fingerprint(), backbone.text_fingerprint(), [host.digest() for host in fit.host],
               [dataclasses.asdict(t) for t in texts], [dataclasses.asdict(p) for p in paths],
@@ -122,7 +127,9 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
     index = Index(folder)
     for start in range(0, len(texts), ROWS):
         fit.progress("texts", start, len(texts))
-        index.add(f"texts-{start:05d}", lambda start=start: _encode(backbone, texts[start : start + ROWS], training))  # type: ignore[misc]
+        index.add(
+            f"texts-{start:05d}", lambda start=start: _encode(backbone, texts[start : start + ROWS], words, training)
+        )  # type: ignore[misc]
     for start in range(0, len(paths), training.generate_batch_size):
         fit.progress("trajectories", start, len(paths))
         batch = paths[start : start + training.generate_batch_size]
@@ -189,12 +196,17 @@ def write_json(path: Path, value: Any) -> None:
         fresh.write_text(json.dumps(value, indent=1, sort_keys=True))
 
 
-def _encode(backbone: Backbone, texts: list[Text], training: Training) -> dict[str, Tensor]:
-    with quiet():  # diffusers and transformers report every text that they cut; see Data.rows
-        made = backbone.encode([t.text for t in texts], length=training.max_sequence_length or None)
-    parts = {"tokens": made.tokens.half().cpu()}
-    if made.pooled is not None:
-        parts["pooled"] = made.pooled.half().cpu()
+def _encode(backbone: Backbone, texts: list[Text], words: Mapping[str, Any], training: Training) -> dict[str, Tensor]:
+    from ...attacks.saved import saying
+
+    made = []
+    for name, group in itertools.groupby(texts, key=lambda t: t.words):
+        with quiet(), saying(backbone.pipe, words.get(name, ())):  # every text that is cut is reported; see Data.rows
+            made.append(backbone.encode([t.text for t in group], length=training.max_sequence_length or None))
+    parts = {"tokens": torch.cat([one.tokens for one in made]).half().cpu()}
+    pooled = [one.pooled for one in made if one.pooled is not None]
+    if pooled:
+        parts["pooled"] = torch.cat(pooled).half().cpu()
     for name, tensor in parts.items():
         if not bool(torch.isfinite(tensor).all()):
             raise GuardFailure(f"the text encoder's {name} are not finite in half precision; nothing was stored")

@@ -11,15 +11,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...concepts.compose import bare_styles, fill
+from ...concepts.compose import bare_styles, calmed, fill
 from ...concepts.everyday import everyday, framed
 from ...concepts.model import Words
-from ...errors import Unsupported
+from ...errors import BadFile, Unsupported, UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...concepts import Concept
 
 PART = 5  # one in five is kept for validation
@@ -34,6 +37,8 @@ class Text:
     part: str  # fit, check
     twin: int = -1
     plain: bool = False  # of an unsafe one: worded as the concept's templates are
+    attacked: bool = False  # found by an attack
+    words: str = ""  # the digest of the learned embeddings that it names
 
 
 def compose(concept: Concept, pairs: int, negatives: int, seed: int) -> list[Text]:
@@ -52,6 +57,31 @@ def compose(concept: Concept, pairs: int, negatives: int, seed: int) -> list[Tex
             made += [Text(unsafe, "unsafe", part, len(made) + 1, plain=i < (n + 1) // 2), Text(safe, "safe", part)]
         made += [Text(text, role, part) for text, role in harmless]
     return made
+
+
+def found_by_attacks(folder: str, concept: Concept, start: int) -> tuple[list[Text], dict[str, tuple[Tensor, ...]]]:
+    """What attacks made of train prompts, each with its safe twin, to stand from row ``start`` on; and the learned
+    embeddings that they name, by digest. ``folder`` holds what ``unsee attack`` wrote (``{concept}`` is filled in).
+
+    Raises :class:`BadFile` where nothing is, and :class:`UserError` for held-out prompts: those are for the judge.
+    """
+    from ...attacks import load
+    from ...attacks.saved import digest
+
+    place = Path(folder.replace("{concept}", concept.name))
+    found = [one for file in sorted(place.rglob("prompts.json")) for one in load(file)]
+    if not found:
+        raise BadFile("a folder with prompts of attacks", f"{place} without any", "name the attacks folder of a run")
+    made: list[Text] = []
+    for i, one in enumerate(found):
+        if one.prompt.split != "train":
+            advice = "unsee attack … --split train"
+            raise UserError("attacks on train prompts", f"{one.source!r}, which is held out", advice)
+        part, source = "check" if i % PART == PART - 1 else "fit", replace(one.prompt, text=one.source)
+        said = {"part": part, "attacked": True}
+        made.append(Text(one.prompt.text, "unsafe", twin=start + len(made) + 1, words=digest(one.words), **said))  # type: ignore[arg-type]
+        made.append(Text(calmed(concept, source), "safe", **said))  # type: ignore[arg-type]
+    return made, {digest(one.words): one.words for one in found if one.words}
 
 
 def fitting(concept: Concept, seed: int) -> Concept:

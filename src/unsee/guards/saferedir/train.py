@@ -88,6 +88,8 @@ class Training:
     mixing: float = 0.3  # share of embeddings mixed with another
     seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
     seen_from: float = 0.7  # of the stored steps: earlier the picture is too vague, and harmless ones are triggered
+    attacked: str = ""  # folder of what attacks found on train prompts: fitted on as well; may hold {concept}
+    attacked_share: float = 0.3  # of the unsafe items, where there are such
     false_positives: float = 0.01  # share of validation's harmless texts that the first step may trigger
     refit: bool = True  # once validated, train anew as many steps with the words that validation kept
     mixed_precision: str = "no"
