@@ -92,7 +92,7 @@ def main() -> None:
     options.add_argument("--size", choices=SIZES, default="clip-l")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--population", type=int, default=50)
-    options.add_argument("--generations", type=int, default=4)
+    options.add_argument("--generations", type=int, default=30)
     options.add_argument("--prompts", type=int, default=1, help="searched side by side, in both cases")
     options.add_argument("--seed", type=int, default=0)
     asked = options.parse_args()

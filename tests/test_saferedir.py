@@ -424,6 +424,25 @@ def test_terms_against_a_recomputation():
     assert float(train.total(found, zeroed)) == pytest.approx(mse / energy, rel=1e-4)
 
 
+def test_half_of_the_embeddings_are_misled_up_the_slope_and_no_further():
+    n, generator = 64, torch.Generator().manual_seed(0)
+    tokens, pooled = torch.randn(n, 3, 4, generator=generator), torch.randn(n, 5, generator=generator)
+    aim = torch.randn(3, 4, generator=generator)
+    given = batch.Batch(tokens, tokens, tokens, tokens, pooled, torch.ones(n), tokens, pooled)
+
+    def loss(b):
+        return (b.tokens * aim).sum() + b.pooled.sum()
+
+    moved = train.misled(given, loss, 0.3, 0)
+    share = ((moved.tokens - tokens).flatten(1).norm(dim=1) / tokens.flatten(1).norm(dim=1)).tolist()
+    went = [i for i, far in enumerate(share) if far]
+    assert n // 4 < len(went) < 3 * n // 4 and 0.2 < max(share) <= 0.3001
+    way = (moved.tokens - tokens)[went]
+    assert torch.allclose(F.cosine_similarity(way.flatten(1), aim.flatten()[None]), torch.ones(len(went)), atol=1e-5)
+    assert (moved.pooled - pooled)[went].gt(0).all() and moved.shift is given.shift
+    assert torch.equal(train.misled(given, loss, 0.3, 0).tokens, moved.tokens)
+
+
 def test_whitening_shrinks_the_strong_axes():
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(4000, 6, generator=g) @ torch.randn(6, 6, generator=g)

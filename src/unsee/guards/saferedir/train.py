@@ -86,6 +86,7 @@ class Training:
     dropout: float = 0.1  # in the network, ours only
     noise: float = 0.2  # largest blur of an embedding, in units of its length
     mixing: float = 0.3  # share of embeddings mixed with another
+    adversarial: float = 0.0  # largest step of an embedding to where it is judged wrongly, in units of its length
     seen_share: float = 0.1  # of the unsafe items: a harmless text over a picture of the concept
     seen_from: float = 0.7  # of the stored steps: earlier the picture is too vague, and harmless ones are triggered
     attacked: str = ""  # folder of what attacks found on train prompts: fitted on as well; may hold {concept}
@@ -214,6 +215,8 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
             group["lr"] = training.learning_rate * pace(state.step, training)
         with torch.random.fork_rng(cuda):  # dropout
             torch.manual_seed(number)
+            if training.adversarial:
+                batch = misled(batch, lambda b: look(b)["classification"], training.adversarial, number)
             loss = total(look(batch), training)
         if not bool(torch.isfinite(loss)):
             raise GuardFailure(f"the training's loss is {float(loss.detach())} at step {state.step}; nothing is saved")
@@ -237,6 +240,29 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     net.load_state_dict(state.best)
     net.to("cpu").eval().requires_grad_(False)
     return {"steps": state.step, "best_step": state.best_step, "terms": state.best_terms}
+
+
+def misled(batch: Batch, loss: Callable[[Batch], Tensor], reach: float, seed: int) -> Batch:
+    """``batch`` with half of its embeddings moved up the slope of ``loss``, by up to ``reach`` of their length each.
+
+    One step of the fast gradient method (Goodfellow et al. 2015), in Euclidean length over all tokens of a text.
+    """
+    inputs = [x.detach().requires_grad_() for x in (batch.tokens, batch.pooled) if x is not None]
+
+    def holding(parts: list[Tensor]) -> Batch:
+        return dataclasses.replace(batch, tokens=parts[0], pooled=parts[1] if len(parts) > 1 else None)
+
+    slopes = torch.autograd.grad(loss(holding(inputs)), inputs)
+    size = (2 * torch.rand(len(batch.tokens), generator=torch.Generator().manual_seed(seed)) - 1).clamp(min=0) * reach
+
+    def step(x: Tensor, slope: Tensor) -> Tensor:
+        far, length, steepness = (
+            each.to(x).view(-1, *[1] * (x.ndim - 1))
+            for each in (size, x.flatten(1).norm(dim=1), slope.flatten(1).norm(dim=1))
+        )
+        return x + far * length * slope / steepness.clamp(min=1e-12)
+
+    return holding([step(x.detach(), slope) for x, slope in zip(inputs, slopes, strict=True)])
 
 
 def pace(step: int, training: Training) -> float:
