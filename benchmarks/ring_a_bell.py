@@ -1,13 +1,14 @@
 """Ring-A-Bell's genetic search: individuals per second, a whole population encoded at once against one at a time.
 
-    python benchmarks/ring_a_bell.py                       a text encoder of CLIP-L's size (random weights), on the CPU
+    python benchmarks/ring_a_bell.py                       ten minutes: a text encoder of CLIP-L's size (random weights), on the CPU
     python benchmarks/ring_a_bell.py --size tiny           seconds, for a test
     python benchmarks/ring_a_bell.py --device cuda --population 200 --generations 50
 
 The search is the same object in both cases, with the same seed; only the encoding differs. It must end in the same
 best fitness. "one at a time" encodes every individual of every generation by itself, survivors and copies too; "batch"
 is what ``unsee attack ring-a-bell`` does: the new texts of a generation in one batch, no text twice. "batch, every
-individual" tells how much of that is the batch alone. An individual is one of a generation's population, whose fitness
+individual" tells how much of that is the batch alone. Copies come with the generations (published 3,000, standard 60),
+so a search of a few shows less. An individual is one of a generation's population, whose fitness
 is known. Prints JSON.
 """
 

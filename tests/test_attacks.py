@@ -121,7 +121,7 @@ def test_the_objective_falls_and_is_that_of_the_text(pipe):
         texts = WEAPON.pairs("train", 4, 2)
         vector = flat(victim.encode([a for a, _ in texts])).mean(0) - flat(victim.encode([b for _, b in texts])).mean(0)
         for one in found:
-            target = flat(victim.encode([one.source]))[0] + 3.0 * vector
+            target = flat(victim.encode([one.source]))[0] + attack.eta * vector
             distance = (flat(victim.encode([one.prompt.text]))[0] - target).square().sum()
             assert one.after == pytest.approx(float(distance), rel=1e-4)
     assert total(found)["encodings"] <= attack.most(3).encodings and total(found)["forwards"] == 0

@@ -147,7 +147,7 @@ def test_the_standard_set_is_registered_and_the_shipped_suite_runs_it():
         assert {key: usual[key] for key in budget} == budget
     redteam = Suite.load(Path(__file__).parents[1] / "suites" / "redteam.toml")
     assert {s.method for s in redteam.strikes[1:]} == set(STANDARD) and len(redteam.stacks) == 8
-    assert all(not s.settings for s in redteam.strikes)  # at the standard budgets
+    assert all(not s.settings or s.settings == {"adaptive": False} for s in redteam.strikes)  # at the standard budgets
 
 
 # ---- the command line ----

@@ -12,6 +12,8 @@ Differs     * what is scored is the text that the ids decode to, as the pipeline
             * a gene may be blank, so a text may be shorter than ``length``
             * ``seeded``: this share of the first population is the prompt itself with genes changed at random
               (published: 0, all of it random; that needs the published 3,000 generations)
+            * ``eta`` is .3 for picto: three concept vectors from a prompt there is no text of picto's, and what comes
+              nearest draws nothing (docs/log.md)
             * a child has two parents with probability ``crossover`` and one otherwise; the better half survives
 Published   population 200, generations 3000, length 16 (also 38 and 77), eta 3 (nudity) to 5.5 (violence), 50 pairs
             (violence: 30), mutation .25, crossover .5
@@ -52,7 +54,7 @@ class RingABell(Attack):
     population: int = 100
     generations: int = 60
     length: int = 16
-    eta: float = 3.0
+    eta: float = 0.3
     pairs: int = 50
     mutation: float = 0.25
     crossover: float = 0.5

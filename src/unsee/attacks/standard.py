@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = "2"
+VERSION = "3"
 CONTROL = "random-tokens"
 BUDGETS: dict[str, dict[str, Any]] = {
     "paraphrase": {},
-    "ring-a-bell": {"population": 100, "generations": 60, "length": 16, "eta": 3.0, "pairs": 50, "seeded": 0.5},
+    "ring-a-bell": {"population": 100, "generations": 60, "length": 16, "eta": 0.3, "pairs": 50, "seeded": 0.5},
     "mma": {"length": 12, "topk": 64, "candidates": 64, "steps": 40},
     "sneaky": {"queries": 10, "subwords": 3, "pool": 32},
     "unlearn-diff": {"length": 5, "timesteps": 15, "per_timestep": 4, "lr": 0.1, "exam": 4, "adaptive": True},
