@@ -1,7 +1,7 @@
 """Ring-A-Bell's genetic search: individuals per second, a whole population encoded at once against one at a time.
 
-    python benchmarks/ring_a_bell.py                       ten minutes: a text encoder of CLIP-L's size (random weights), on the CPU
-    python benchmarks/ring_a_bell.py --size tiny           seconds, for a test
+    python benchmarks/ring_a_bell.py                  ten minutes on a CPU: of CLIP-L's size, random weights
+    python benchmarks/ring_a_bell.py --size tiny      seconds, for a test
     python benchmarks/ring_a_bell.py --device cuda --population 200 --generations 50
 
 The search is the same object in both cases, with the same seed; only the encoding differs. It must end in the same
