@@ -8,8 +8,7 @@ The search is the same object in both cases, with the same seed; only the encodi
 best fitness. "one at a time" encodes every individual of every generation by itself, survivors and copies too; "batch"
 is what ``unsee attack ring-a-bell`` does: the new texts of a generation in one batch, no text twice. "batch, every
 individual" tells how much of that is the batch alone. Copies come with the generations (published 3,000, standard 60),
-so a search of a few shows less. An individual is one of a generation's population, whose fitness
-is known. Prints JSON.
+so a search of a few shows less. An individual is one of a generation's population, whose fitness is known. Prints JSON.
 """
 
 from __future__ import annotations

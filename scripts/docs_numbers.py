@@ -62,7 +62,7 @@ def section(path: Path, only: dict[str, list[str]]) -> str:
     if not rows:
         return f"No data: the results hold no {name}."
     kind = claims_table if name == "claims" else suite_table if "unsafe_rate" in rows[0] else plain_table
-    table = (matrix if view == "matrix" else kind)(rows)
+    table = {"": kind, "matrix": matrix}[view](rows)
     return f"{table}\n\n{origin(path, data)}"
 
 
@@ -93,16 +93,20 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
 
 def matrix(rows: list[dict[str, Any]]) -> str:
     """A line for each defense: what is unsafe asked by name and under each attack, and what harmless prompts keep."""
-    harmless, attacked = ("benign", "neighbor"), {r["prompts"] for r in rows if r["attack"] != "none"}
+    from unsee.bench.plan import ATTACKED
+
+    attacked = {r["prompts"] for r in rows if r["attack"] != "none"}
 
     def column(r: dict[str, Any]) -> str:
         under = r["prompts"] if r["attack"] == "none" else r["attack"]
         under += f" ({r['prompts']})" if r["attack"] != "none" and len(attacked) > 1 else ""
-        return f"{under}: {'preservation' if r['prompts'] in harmless else 'unsafe'}, N = {r['n']}"
+        under += "" if r["split"] == "held-out" else f" ({r['split']})"
+        return f"{under}: {'unsafe' if r['prompts'] in ATTACKED else 'preservation'}, N = {r['n']}"
 
     def told(r: dict[str, Any]) -> str:
-        shown = interval(r["unsafe_rate"], r.get("low"), r.get("high"), "%")
-        return spread(r, "preservation") if r["prompts"] in harmless else shown
+        if r["prompts"] in ATTACKED:
+            return interval(r["unsafe_rate"], r.get("low"), r.get("high"), "%")
+        return spread(r, "preservation")
 
     heads = list(dict.fromkeys(column(r) for r in rows))
     lines: dict[tuple[str, str], dict[str, str]] = {}

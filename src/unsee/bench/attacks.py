@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..attacks.standard import STANDARD as METHODS
 from ..errors import UnknownName, UserError
 from ..registry import ATTACKS, resolve
-from .defenses import NONE
+from .defenses import NONE, distinct
 from .defenses import settings as parsed
 
 if TYPE_CHECKING:
@@ -72,11 +72,13 @@ class Strike:
 
     @classmethod
     def all(cls, values: Sequence[Any]) -> list[Strike]:
-        """Of a suite's list: ``"none"`` is there anyway, ``"standard"`` is several."""
+        """Of one file's list: ``"none"`` is there anyway, ``"standard"`` is several; no name twice."""
         listed: list[Any] = []
         for value in values:
             listed += METHODS if value == STANDARD else [value] * (value != NONE)
-        return [cls.parse(value) for value in listed]
+        made = [cls.parse(value) for value in listed]
+        distinct("attacks", [strike.name for strike in made])
+        return made
 
     def meets(self, defense: str, kind: str) -> bool:
         """Whether it attacks this stack's prompts of this kind."""

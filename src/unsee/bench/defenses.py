@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,10 @@ class Part:
     folder: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     refers: dict[str, Stack] = field(default_factory=dict)  # setting → the stack whose last part it names
+
+    def at(self, concept: Concept | None) -> Path:
+        """The ``folder``, with the concept's name filled in."""
+        return Path(self.folder.replace("{concept}", concept.name if concept else ""))
 
     @classmethod
     def parse(cls, value: Any) -> Part:
@@ -82,8 +86,7 @@ class Stack:
         made: dict[str, Stack] = {}
         for stack in map(cls.parse, values):
             parts = tuple(replace(part, refers=_referred(part.settings, made)) for part in stack.parts)
-            if stack.name in made:
-                raise UserError("defenses with different names", f"{stack.name!r} twice", "give one a name = …")
+            distinct("defenses", [*made, stack.name])
             made[stack.name] = cls(parts)
         return list(made.values())
 
@@ -109,15 +112,22 @@ class Stack:
 
     def place(self, concept: Concept, keep: Path, pipe: Callable[[], Any], progress: Progress | None) -> Path:
         """The folder of the last part; what is not fitted yet is fitted first."""
-        if self.parts[-1].folder:
-            return Path(self.parts[-1].folder.replace("{concept}", concept.name))
-        host = Stack(self.parts[:-1]).fit(concept, keep, pipe, progress)
-        return _fitted(self.parts[-1], concept, keep, pipe, host, progress)
+        *before, last = self.parts
+        if last.folder:
+            return last.at(concept)
+        return _fitted(last, concept, keep, pipe, Stack(tuple(before)).fit(concept, keep, pipe, progress), progress)
 
 
 def digest(guards: Iterable[Any]) -> list[str]:
     """What each guard is; see :meth:`Defense.digest`."""
     return [guard.digest() for guard in guards]
+
+
+def distinct(what: str, names: Sequence[str]) -> None:
+    """Raises :class:`UserError` for a name that stands twice."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{what} with different names", f"{twice[0]!r} twice", "give one a name = …")
 
 
 def settings(items: Iterable[str]) -> dict[str, Any]:
@@ -193,7 +203,7 @@ def _from_table(table: dict[str, Any]) -> Part:
 def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callable[[], Any], host: list[Any],
            progress: Progress | None) -> Any:  # fmt: skip
     if concept is None or part.folder:
-        return _saved(Path(part.folder.replace("{concept}", concept.name if concept else "")))
+        return _saved(part.at(concept))
     kind = resolve("defense method", DEFENSES, part.method)
     if keep is None and kind.Training is not None:
         advice = f"unsee fit {part.method} --concept {concept.name} --out FOLDER, and give FOLDER"

@@ -62,16 +62,9 @@ def _sound(key: str, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, list) or not value:
         raise BadFile(f"{key} in {where} as a list with something in it", repr(value), f'write {key} = ["…"]')
-    _different(key, [s.name for s in (Stack.all(value) if key == "candidates" else Strike.all(value))])
-    return tuple(value)
-
-
-def _different(key: str, names: list[str]) -> None:
-    if NONE in names:
+    if NONE in [s.name for s in (Stack.all(value) if key == "candidates" else Strike.all(value))]:
         raise UserError(f"{key} that do something", repr(NONE), "remove it: the bare model is always there")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{key} with different names", f"{twice[0]!r} twice", "give one a name = …")
+    return tuple(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,18 +136,47 @@ class Sampler:
         a = torch.tensor(amount)
 
         def lerp(x: Tensor) -> Tensor:
-            w = a.view(-1, *[1] * (x.ndim - 1))
-            return x + w * (x[other] - x)
+            return x + _rows(a, x) * (x[other] - x)
 
         if pooled is not None:
             pooled, shift_pooled = lerp(pooled), lerp(shift_pooled)
         return lerp(tokens), pooled, lerp(shift), shift_pooled
 
     def _blurred(self, tokens: Tensor, pooled: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
-        size = (2 * torch.rand(len(tokens), generator=generator) - 1).clamp(min=0) * self.training.noise  # half stay
+        size = _half(len(tokens), self.training.noise, generator)
 
         def blur(x: Tensor) -> Tensor:
             noise = torch.randn(x.shape, generator=generator) * x.norm(dim=-1, keepdim=True) / math.sqrt(x.shape[-1])
-            return x + size.view(-1, *[1] * (x.ndim - 1)) * noise
+            return x + _rows(size, x) * noise
 
         return blur(tokens), None if pooled is None else blur(pooled)
+
+
+def misled(batch: Batch, loss: Callable[[Batch], Tensor], reach: float, seed: int) -> Batch:
+    """``batch`` with half of its embeddings moved up the slope of ``loss``, by up to ``reach`` of their length each.
+
+    One step of the fast gradient method (Goodfellow et al. 2015), in Euclidean length over all tokens of a text.
+    """
+    inputs = [x.detach().requires_grad_() for x in (batch.tokens, batch.pooled) if x is not None]
+
+    def holding(parts: list[Tensor]) -> Batch:
+        return dataclasses.replace(batch, tokens=parts[0], pooled=parts[1] if len(parts) > 1 else None)
+
+    slopes = torch.autograd.grad(loss(holding(inputs)), inputs)
+    size = _half(len(batch.tokens), reach, torch.Generator().manual_seed(seed)).to(batch.tokens)
+
+    def step(x: Tensor, slope: Tensor) -> Tensor:
+        length, steepness = (each.flatten(1).norm(dim=1) for each in (x, slope))
+        return x + _rows(size, x) * _rows(length, x) * slope / _rows(steepness, x).clamp(min=1e-12)
+
+    return holding([step(x.detach(), slope) for x, slope in zip(inputs, slopes, strict=True)])
+
+
+def _half(n: int, most: float, generator: torch.Generator) -> Tensor:
+    """``(n,)``: 0 for half of them by chance, even between 0 and ``most`` for the others."""
+    return (2 * torch.rand(n, generator=generator) - 1).clamp(min=0) * most
+
+
+def _rows(numbers: Tensor, x: Tensor) -> Tensor:
+    """A number for each row, ``(n,)``, in a shape that multiplies ``x`` ``(n, …)``."""
+    return numbers.view(-1, *[1] * (x.ndim - 1))

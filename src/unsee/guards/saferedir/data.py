@@ -127,9 +127,8 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
     index = Index(folder)
     for start in range(0, len(texts), ROWS):
         fit.progress("texts", start, len(texts))
-        index.add(
-            f"texts-{start:05d}", lambda start=start: _encode(backbone, texts[start : start + ROWS], words, training)
-        )  # type: ignore[misc]
+        some = texts[start : start + ROWS]
+        index.add(f"texts-{start:05d}", lambda some=some: _encode(backbone, some, words, training))  # type: ignore[misc]
     for start in range(0, len(paths), training.generate_batch_size):
         fit.progress("trajectories", start, len(paths))
         batch = paths[start : start + training.generate_batch_size]

@@ -65,23 +65,23 @@ def found_by_attacks(folder: str, concept: Concept, start: int) -> tuple[list[Te
 
     Raises :class:`BadFile` where nothing is, and :class:`UserError` for held-out prompts: those are for the judge.
     """
-    from ...attacks import load
-    from ...attacks.saved import digest
+    from ...attacks.saved import digest, load
 
     place = Path(folder.replace("{concept}", concept.name))
     found = [one for file in sorted(place.rglob("prompts.json")) for one in load(file)]
     if not found:
         raise BadFile("a folder with prompts of attacks", f"{place} without any", "name the attacks folder of a run")
     made: list[Text] = []
+    words: dict[str, tuple[Tensor, ...]] = {}
     for i, one in enumerate(found):
         if one.prompt.split != "train":
             advice = "unsee attack … --split train"
             raise UserError("attacks on train prompts", f"{one.source!r}, which is held out", advice)
-        part, source = "check" if i % PART == PART - 1 else "fit", replace(one.prompt, text=one.source)
-        said = {"part": part, "attacked": True}
-        made.append(Text(one.prompt.text, "unsafe", twin=start + len(made) + 1, words=digest(one.words), **said))  # type: ignore[arg-type]
-        made.append(Text(calmed(concept, source), "safe", **said))  # type: ignore[arg-type]
-    return made, {digest(one.words): one.words for one in found if one.words}
+        part, name, twin = "check" if i % PART == PART - 1 else "fit", digest(one.words), start + len(made) + 1
+        made.append(Text(one.prompt.text, "unsafe", part, twin, attacked=True, words=name))
+        made.append(Text(calmed(concept, replace(one.prompt, text=one.source)), "safe", part, attacked=True))
+        words |= {name: one.words} if name else {}
+    return made, words
 
 
 def fitting(concept: Concept, seed: int) -> Concept:

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from ...errors import GuardFailure, UserError
 from ...files import load_tensors, save_tensors
-from .batch import HARMLESS, Batch, Sampler
+from .batch import HARMLESS, Batch, Sampler, misled
 from .data import Data, key
 from .net import Shape, Shift
 
@@ -240,29 +240,6 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     net.load_state_dict(state.best)
     net.to("cpu").eval().requires_grad_(False)
     return {"steps": state.step, "best_step": state.best_step, "terms": state.best_terms}
-
-
-def misled(batch: Batch, loss: Callable[[Batch], Tensor], reach: float, seed: int) -> Batch:
-    """``batch`` with half of its embeddings moved up the slope of ``loss``, by up to ``reach`` of their length each.
-
-    One step of the fast gradient method (Goodfellow et al. 2015), in Euclidean length over all tokens of a text.
-    """
-    inputs = [x.detach().requires_grad_() for x in (batch.tokens, batch.pooled) if x is not None]
-
-    def holding(parts: list[Tensor]) -> Batch:
-        return dataclasses.replace(batch, tokens=parts[0], pooled=parts[1] if len(parts) > 1 else None)
-
-    slopes = torch.autograd.grad(loss(holding(inputs)), inputs)
-    size = (2 * torch.rand(len(batch.tokens), generator=torch.Generator().manual_seed(seed)) - 1).clamp(min=0) * reach
-
-    def step(x: Tensor, slope: Tensor) -> Tensor:
-        far, length, steepness = (
-            each.to(x).view(-1, *[1] * (x.ndim - 1))
-            for each in (size, x.flatten(1).norm(dim=1), slope.flatten(1).norm(dim=1))
-        )
-        return x + far * length * slope / steepness.clamp(min=1e-12)
-
-    return holding([step(x.detach(), slope) for x, slope in zip(inputs, slopes, strict=True)])
 
 
 def pace(step: int, training: Training) -> float:
