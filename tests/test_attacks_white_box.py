@@ -26,6 +26,7 @@ from unsee.backbones.tiny import tiny
 from unsee.concepts.compose import reworded
 from unsee.errors import UserError
 from unsee.guards import Guard, protect
+from unsee.guards.generation import straight_through as hard_choice
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.saferedir import SafeRedir
 from unsee.guards.safree import SAFREE
@@ -142,6 +143,35 @@ def test_gradients_flow_through_guards_unless_asked_to_pass_them_by(pipe):
         through, past = scene_slopes(pipe, [guard]), scene_slopes(pipe, [guard], adaptive=False)
         assert through.abs().sum() > 0 and not torch.allclose(through, plain, rtol=1e-3)
         torch.testing.assert_close(past, plain)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_a_hard_decision_shows_attacks_how_to_turn_it(pipe, threshold, monkeypatch):
+    """The loss is the guard's own, whichever way it decides; the slope holds what turning it would do."""
+    guard = SafeRedir.untrained(pipe, width=16, heads=2, threshold=threshold)
+
+    def seen():
+        with protect(pipe, guard), facing(pipe) as victim:
+            x0 = torch.randn(2, *_shape(victim), generator=torch.Generator().manual_seed(0))
+            latents, truth = victim.noised(x0, x0.flip(0), 500)
+            text, said = victim.encode(["a dagger", "x"]), ["a dagger", "x"]
+            with torch.no_grad():
+                drawn = victim.losses(latents, 500, text, said, truth, guidance=4.0)
+            leaf = replace(text, tokens=text.tokens.clone().requires_grad_())
+            loss = victim.losses(latents, 500, leaf, said, truth, guidance=4.0)
+            torch.testing.assert_close(loss, drawn)
+            return torch.autograd.grad(loss.sum(), leaf.tokens)[0]
+
+    turned = seen()
+    monkeypatch.setattr("unsee.guards.saferedir.guard.straight_through", lambda decided, margin: decided.to(margin))
+    assert not torch.allclose(turned, seen(), rtol=1e-2)
+
+
+def test_straight_through_is_exact_forward_and_a_sigmoid_at_zero_backward():
+    margin = torch.tensor([-30.0, 0.1, 30.0], requires_grad=True)
+    out = hard_choice(torch.tensor([False, True, True]), margin)
+    assert out.tolist() == [0.0, 1.0, 1.0]
+    assert torch.autograd.grad(out.sum(), margin)[0].tolist() == [0.25, 0.25, 0.25]
 
 
 class Hides(Guard):

@@ -243,7 +243,7 @@ def test_the_network_reads_and_moves_every_part():
         other = [v + 1 if k == i else v for k, v in enumerate(x)]
         assert not torch.equal(net(*other).logits, first.logits)
     directions = F.normalize(first.direction[0], dim=-1)
-    assert float((directions @ directions.T).min()) < 0.99  # not one for all tokens
+    assert (directions @ directions.T).min().item() < 0.99  # not one for all tokens
 
 
 def test_packed_latents_are_unfolded_by_the_calls_shape():

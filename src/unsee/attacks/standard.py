@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = "3"
+VERSION = "4"
 CONTROL = "random-tokens"
 BUDGETS: dict[str, dict[str, Any]] = {
     "paraphrase": {},

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ...backbones import Encoding, adapter
 from ...errors import BadFile, UnknownName, Unsupported, UserError
 from ..base import Guard
-from ..generation import finite
+from ..generation import finite, straight_through
 from .data import aspect
 from .net import Redirector, Shape, Shift, image_like, moves, unit
 from .reference import Reference, read_official
@@ -57,6 +57,7 @@ class State:
 
     net: nn.Module
     flagged: Tensor | None = None  # (n,) bool: moved now
+    margin: Tensor | None = None  # (n,) of the last look, in logits; it has a slope where an attacker takes one
     shift: Tensor | None = None  # (n, L, D), added to the text of flagged rows
     shift_pooled: Tensor | None = None
     relative: Tensor | None = None  # reference: (n, L, D) in units of a token's length, felt from ``since`` on
@@ -252,14 +253,18 @@ class SafeRedir(Guard):
         if step.index % self.setting("interval") == 0 or state.flagged is None:
             self._check(step, text, state)
         assert state.flagged is not None and state.shift is not None
-        if not bool(state.flagged.any()):
+        s = torch.full_like(state.shift[:, 0, 0], float(self.setting("strength")))
+        if torch.is_grad_enabled() and state.margin is not None and state.margin.requires_grad:
+            rows, s = torch.arange(len(s), device=s.device), s * straight_through(state.flagged, state.margin)
+        else:  # nobody takes slopes: the text of the others is not touched
+            rows = state.flagged.nonzero()[:, 0]
+        if not len(rows):
             return None
-        rows, s = state.flagged.nonzero()[:, 0], float(self.setting("strength"))
         tokens, pooled = text.tokens.clone(), text.pooled
-        tokens[rows] = (tokens[rows].float() + s * state.shift[rows]).to(tokens.dtype)
+        tokens[rows] = (tokens[rows].float() + s[rows, None, None] * state.shift[rows]).to(tokens.dtype)
         if pooled is not None and state.shift_pooled is not None:
             pooled = pooled.clone()
-            pooled[rows] = (pooled[rows].float() + s * state.shift_pooled[rows]).to(pooled.dtype)
+            pooled[rows] = (pooled[rows].float() + s[rows, None] * state.shift_pooled[rows]).to(pooled.dtype)
         return Encoding(tokens, pooled)
 
     def _check(self, step: Step, text: Encoding, state: State) -> None:
@@ -269,6 +274,7 @@ class SafeRedir(Guard):
         state.shift, state.shift_pooled = self._moves(shift, text.tokens.float(), _float(text.pooled))
         finite(self, step, state.shift)
         finite(self, step, state.shift_pooled)
+        state.margin = shift.logits[:, 1] - shift.logits[:, 0]
         unsafe = shift.unsafe >= self.limit
         state.flagged = unsafe | state.flagged if self.sticky and state.flagged is not None else unsafe
         self._note(step, text, shift, state.flagged.tolist(), state.shift)

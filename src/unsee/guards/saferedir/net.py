@@ -36,9 +36,7 @@ from .line import Line
 MOST_SCALE = 2.0  # of a token's own length: two vectors of one length are at most that far apart
 EPS = 1e-6
 LEAST = 1e-2  # share of MOST_SCALE that is taken for a shift of zero
-CORRECTION = float(
-    __import__("os").environ.get("CORR", "0.05")
-)  # of the network's own direction where there is a regression: it starts as a small change
+CORRECTION = 0.05  # of the network's own direction where there is a regression: it starts as a small change
 KNOTS = 12  # times at which a threshold is kept
 
 
