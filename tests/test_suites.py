@@ -73,4 +73,4 @@ def test_the_plan_for_stable_diffusion_runs_on_random_weights(tmp_path):
     assert "no data" not in verdicts.values() and verdicts["quality"] == "not testable here"
     assert {p["beta"] for s in told.sweeps for p in s["points"]} == {250, 500, 2000}
     fitted = [c for c in told.costs if c["defense"] in ("duo", "esd", "uce")]
-    assert all(c["fit_seconds"] and c["parameters"] for c in fitted)
+    assert all(c["fit_seconds"] is not None and c["parameters"] for c in fitted)  # UCE takes hundredths of a second

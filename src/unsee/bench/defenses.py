@@ -226,7 +226,7 @@ def _fitted(part: Part, concept: Concept, keep: Path, pipe: Callable[[], Any], h
         anew, started = not work.exists(), time.perf_counter()
         made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **settings)
         if anew and kind.Training is not None:  # what a stop cut in two has no time of its own
-            made.record = {**made.record, "fit_seconds": round(time.perf_counter() - started, 1)}
+            made.record = {**made.record, "fit_seconds": round(time.perf_counter() - started, 2)}
         made.save_pretrained(folder)  # beside and renamed: whole, or not there
     return folder
 
