@@ -170,3 +170,16 @@ def test_fit_writes_a_folder_that_generate_takes(capsys, tmp_path):
     drawn = tmp_path / "a.png"
     one = ["generate", "--model", "tiny:sd1", "--steps", "1", "--prompt", "x"]
     assert call(capsys, *one, "--defense", folders[0], "--out", drawn)[0] == 0 and drawn.exists()
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
+    """stderr is no terminal here; what ends within half a minute leaves nothing in a log."""
+    from unsee.cli import show
+
+    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 70.0, 70.0])
+    monkeypatch.setattr("unsee.cli.show.time.monotonic", lambda: next(clock))
+    with show.progress("fitting") as update:
+        for done in (1, 2, 3, 4):
+            update("drawing", done, 4)
+    seen = capsys.readouterr()
+    assert seen.err == "drawing: 2 of 4\ndrawing: 4 of 4\n" and not seen.out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +26,11 @@ def plain(text: str) -> None:
 
 @contextmanager
 def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for the length of the block, one line for each stage; gone when it ends."""
+    """A bar for the length of the block, one line for each stage, gone when it ends; in a log, a line every so often."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _log(every=30)
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:<9}"),
@@ -32,9 +38,7 @@ def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    # Without a terminal a bar is noise, and rich would still print an empty line.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         tasks = {first: bar.add_task(first, total=None)}
 
         def update(stage: str, done: int, total: int) -> None:
@@ -44,6 +48,20 @@ def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[stage], completed=done, total=total)
 
         yield update
+
+
+def _log(every: float) -> Callable[[str, int, int], None]:
+    """Plain lines on stderr, ``every`` so many seconds at most: none from what is done sooner."""
+    last = time.monotonic()
+
+    def update(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            last = time.monotonic()
+            sys.stderr.write(f"{stage}: {done} of {total}\n")
+            sys.stderr.flush()
+
+    return update
 
 
 def record(values: dict[str, Any]) -> None:
