@@ -26,7 +26,7 @@ def plain(text: str) -> None:
 
 @contextmanager
 def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for the length of the block, one line for each stage, gone when it ends; in a log, a line every so often."""
+    """A bar for the length of the block, one line for each stage, gone when it ends; in a log, lines now and then."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _log(every=30)
