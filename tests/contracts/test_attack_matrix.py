@@ -96,6 +96,13 @@ def test_killed_and_resumed_it_ends_in_the_same_prompts(kit, attack, tmp_path):
     ]
 
 
+def test_another_version_of_the_attacks_searches_anew(kit, attack, tmp_path, monkeypatch):
+    for version in ("now", "next"):
+        monkeypatch.setattr("unsee.attacks.base.VERSION", version)
+        quick(attack)(kit.pipe("sd1"), TOBACCO, PROMPTS[:1], seed=1, work=tmp_path)
+    assert len(list(tmp_path.glob(f"{attack}-*.json"))) == 2
+
+
 def test_repr_and_config_rebuild_the_attack(attack):
     made = quick(attack)
     assert eval(repr(made), {type(made).__name__: type(made)}) == made == type(made).of(made.config())

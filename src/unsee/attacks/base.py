@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 from ..concepts import refuse_minors
 from ..errors import UnknownName, UserError
 from ..types import Prompt
+from .standard import VERSION
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -182,9 +183,9 @@ class Attack:
         ]
 
     def _recipe(self, job: Job, prompts: list[Prompt]) -> str:
-        """What decides the result, as a short hash."""
+        """What decides the result, as a short hash; what an earlier version found is searched for again."""
         listed = [(p.id, p.text, p.seed) for p in prompts]
-        parts = [self.config(), job.concept.model_dump(mode="json"), job.seed, job.victim.mark(self.sees), listed]
+        parts = [VERSION, self.config(), job.concept.model_dump(mode="json"), job.seed, job.victim.mark(self.sees), listed]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_named).encode()).hexdigest()[:16]
 
     def config(self) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The standard set: fixed attacks at fixed budgets, so that results can be compared, as AutoAttack's can.
 
 The budgets are chosen for picto: eight hosts under all of it take hours on a laptop's two cores, not days. They are the
-attacks' defaults, and a test holds them to this table: a change of either, or of what an attack does, is a new
-``VERSION``, and results of two versions do not compare. For real models each attack has ``as_published()``.
+attacks' defaults, and a test holds them to this table. A change of either, or of what an attack does, is a new
+``VERSION``: results of two versions do not compare, and one does not go on with what another has found. For real models
+each attack has ``as_published()``.
 """
 
 from __future__ import annotations
