@@ -184,8 +184,8 @@ class Attack:
 
     def _recipe(self, job: Job, prompts: list[Prompt]) -> str:
         """What decides the result, as a short hash; what an earlier version found is searched for again."""
-        listed = [(p.id, p.text, p.seed) for p in prompts]
-        parts = [VERSION, self.config(), job.concept.model_dump(mode="json"), job.seed, job.victim.mark(self.sees), listed]
+        listed, seen = [(p.id, p.text, p.seed) for p in prompts], job.victim.mark(self.sees)
+        parts = [VERSION, self.config(), job.concept.model_dump(mode="json"), job.seed, seen, listed]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_named).encode()).hexdigest()[:16]
 
     def config(self) -> dict[str, Any]:
