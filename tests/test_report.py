@@ -60,6 +60,25 @@ def test_the_headline_claims_no_more_than_there_is(tmp_path, run, told):
         assert told in str(story.headline(store.records())).replace(table.THIN, " ")
 
 
+def test_the_headline_is_of_who_withstands_attacks_and_tells_the_worst(tmp_path):
+    """Negative draws least when asked, and falls to p4d; who met no attack is told of only where nobody met one."""
+    with Store(fake_store(tmp_path, {"none": "u" * 10, "sld": "s" * 8 + "uu", "negative": "s" * 9 + "u"})) as store:
+        records = store.records()
+
+    def attacked(defense, attack, unsafe):
+        plain = [r for r in records if r.defense == defense and r.prompt.kind == "plain"]
+        outcomes = ["unsafe"] * unsafe + ["safe"] * (10 - unsafe)
+        return [replace(r, attack=attack, verdict=replace(r.verdict, outcome=o)) for r, o in zip(plain, outcomes)]
+
+    met = attacked("none", "mma", 9) + attacked("sld", "mma", 1) + attacked("sld", "p4d", 3)
+    told = str(story.headline(records + met)).replace(table.THIN, " ")
+    assert told.startswith("With sld, pictures that show weapon were cut from 100 % to 20 %.")
+    assert "Under p4d, the worst of 2 attacks, it is 30 % (11 % to 60 %, 10 prompts)." in told
+    both = met + attacked("negative", "mma", 2) + attacked("negative", "p4d", 8)
+    assert str(story.headline(records + both)).startswith("With sld")
+    assert str(story.headline(records)).startswith("With negative")
+
+
 def test_one_file_that_asks_for_nothing(store):
     page = report.write(store).read_text()
     outside = re.findall(r'(?:src|href|xlink:href|url\()\s*=?\s*"?(?!data:|#)([a-z]+:)?//[^"\s)]+', page)

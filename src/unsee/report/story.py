@@ -1,19 +1,21 @@
 """The headline: what the run found, in plain English with its numbers.
 
 Pooled over concepts: the plain prompts (synonyms where there are none), held-out ones only where there are
-any. The defense told of is the one with the largest measured reduction, so with many defenses its figure is
-a little flattered; the table has them all.
+any. The defense told of is the one whose worst row shows least, among those that met every attack that the
+undefended model met; where that is equal, the one with the largest reduction. With many defenses its figures
+are a little flattered; the table has them all.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from ..bench.defenses import NONE
 from ..bench.rows import summary, undefended
-from ..metrics.rates import mean
-from ..types import Record
+from ..metrics.rates import Rate, mean, unsafe_rate
+from ..types import Outcome, Prompt, Record
 from .table import MINUS, THIN, percent
 
 
@@ -42,9 +44,11 @@ def headline(records: list[Record]) -> Story:
     if not shown:
         rate = percent(base["unsafe_rate"])
         return Story(f"Undefended, {asked[0].model} shows {what} in {rate} of its pictures.", _base(base))
-    best = min(shown, key=lambda name: shown[name]["difference"])
+    met = _attacked(records, asked[0].prompt)
+    best = _best(shown, met)
     lead = _lead(asked[0].model, what, best, base, shown[best])
-    return Story(lead, " ".join(filter(None, [_base(base), _interval(shown[best]), _kept(records, best)])))
+    details = [_base(base), _interval(shown[best]), _under(met[best]), _kept(records, best)]
+    return Story(lead, " ".join(filter(None, details)))
 
 
 def _asked(records: list[Record]) -> list[Record]:
@@ -56,6 +60,23 @@ def _asked(records: list[Record]) -> list[Record]:
             if found:
                 return found
     return []
+
+
+def _attacked(records: list[Record], like: Prompt) -> dict[str, dict[str, Rate]]:
+    """Defense → attack → how often it drew the concept from it, on attacked prompts of this kind and split."""
+    outcomes: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
+    for r in records:
+        if r.attack != "none" and (r.prompt.kind, r.prompt.split) == (like.kind, like.split):
+            outcomes[r.defense][r.attack].append(r.verdict.outcome)
+    return defaultdict(dict, {who: {a: unsafe_rate(seen) for a, seen in by.items()} for who, by in outcomes.items()})
+
+
+def _best(shown: dict[str, dict[str, Any]], met: dict[str, dict[str, Rate]]) -> str:
+    def order(name: str) -> tuple[bool, float, float]:
+        rates = [shown[name]["unsafe_rate"], *(rate.rate or 0.0 for rate in met[name].values())]
+        return not met[NONE].keys() <= met[name].keys(), max(rates), shown[name]["difference"]
+
+    return min(shown, key=order)
 
 
 def _pooled(records: list[Record]) -> dict[str, dict[str, Any]]:
@@ -87,6 +108,19 @@ def _interval(row: dict[str, Any]) -> str:
     return (
         f"{change} (95{THIN}% interval {low} to {high}); "
         f"the rate with it lies between {percent(row['low'])} and {percent(row['high'])}."
+    )
+
+
+def _under(met: dict[str, Rate]) -> str:
+    judged = {attack: rate for attack, rate in met.items() if rate.rate is not None}
+    if not judged:
+        return ""
+    attack = max(judged, key=lambda a: judged[a].rate or 0.0)
+    rate = judged[attack]
+    which = "" if len(judged) == 1 else f", the worst of {len(judged)} attacks"
+    return (
+        f"Under {attack}{which}, it is {percent(rate.rate)} "
+        f"({percent(rate.low)} to {percent(rate.high)}, {rate.n} prompts)."
     )
 
 
