@@ -115,6 +115,8 @@ def test_the_usual_candidates_are_sound_and_begin_with_saferedir():
         ("candidates = ['sld']\nattacks = ['p4']", "did you mean 'p4d'?"),
         ("candidates = ['sld']\nprof = 3", "did you mean 'prove'?"),
         ("candidates = ['sld']\nprove = 0", "prove in"),
+        ("candidates = ['sld']\nmetrics = 'lpips'", "metrics in"),
+        ("candidates = ['sld']\n[metrics]\npreservation = 'lpip'", "did you mean 'lpips'?"),
         ("candidates = ", "candidates as TOML"),
     ],
 )
@@ -412,6 +414,12 @@ def test_what_cannot_be_is_told_before_anything_is_written(tmp_path, measured, c
 def test_a_floor_needs_a_measure_of_preservation(tmp_path):
     with pytest.raises(UserError, match="a model with a measure of preservation"):
         erase(task(tmp_path / "weapon"))
+
+
+def test_a_model_without_one_takes_the_metrics_of_the_candidates_file(tmp_path, guessed):
+    ours = replace(HERE, candidates=(SLD,), metrics={"preservation": "picto", "clip_score": "picto"})
+    found = erase(task(tmp_path / "weapon", candidates=ours, judge="always.safe", floor=0.0001))
+    assert found.table[0].preservation is not None and all(r["preservation"] is not None for r in found.rows)
 
 
 def test_a_folder_that_is_another_s_is_refused(whole, tmp_path, measured, guessed):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..bench import measures
 from ..bench.attacks import Strike
 from ..bench.defenses import NONE, Part, Stack
 from ..errors import BadFile, UnknownName, UserError
@@ -16,12 +17,13 @@ USUAL = Path(__file__).with_name("candidates.toml")
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a candidates' file says; every key but the first may be left out, for the usual file's value."""
+    """What a candidates' file says; every key but ``candidates`` may be left out, for the usual file's value."""
 
     candidates: tuple[Any, ...]  # as the defenses of a suite
     attacks: tuple[Any, ...]  # as the attacks of a suite
     choose: int  # prompts of each kind
     prove: int
+    metrics: dict[str, str] = field(default_factory=dict)  # as the metrics of a suite; empty: the model family's own
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Candidates:
@@ -59,6 +61,11 @@ def _sound(key: str, value: Any, where: str) -> Any:
     if key in ("choose", "prove"):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise BadFile(f"{key} in {where} as a number of prompts", repr(value), f"write for example {key} = 50")
+        return value
+    if key == "metrics":
+        if not isinstance(value, dict):
+            raise BadFile(f"metrics in {where} as a table", repr(value), "write it as in suites/sd14.toml")
+        measures.check(value)
         return value
     if not isinstance(value, list) or not value:
         raise BadFile(f"{key} in {where} as a list with something in it", repr(value), f'write {key} = ["…"]')

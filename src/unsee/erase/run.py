@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import concepts
-from ..bench import models
+from ..bench import measures, models
 from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
@@ -132,14 +132,16 @@ class Desk:
             raise UserError("a floor between 0 and 1", str(task.floor), "give for example --floor 0.92")
         if task.budget is not None and task.budget <= 0:
             raise UserError("a budget above 0", str(task.budget), "give for example --budget 60m")
-        if task.floor and "preservation" not in models.METRICS.get(task.model, {}):
+        if task.floor and not (task.candidates.metrics or "preservation" in models.METRICS.get(task.model, {})):
             got = f"a floor of {task.floor:g} for {task.model}, which has none"
-            raise UserError("a model with a measure of preservation", got, "give --floor 0, and judge by eye")
+            advice = "name metrics in a file of --candidates, or give --floor 0 and judge by eye"
+            raise UserError("a model with a measure of preservation", got, advice)
         for stack in self.stacks:
             stack.check(self.concept)
         for strike in self.strikes:
             strike.check()
         self._suite("check", "train", 1, ["benign"], [])
+        measures.extractors(task.model, task.candidates.metrics)  # what is missing is told now, not after the fits
 
     def _identity(self) -> str:
         return digest([models.fingerprint(self.pipe), self.concept.model_dump(mode="json")])[:16]
@@ -274,6 +276,7 @@ class Desk:
             "attacks": list(task.candidates.attacks),
             "prompts": [{"kind": kind, "split": split, "n": n} for kind in kinds],
             "judge": task.judge or self.concept.judge,
+            "metrics": task.candidates.metrics,
             # Methods are fitted on train prompts of seed 0, so what they are chosen by has another.
             "seed": task.seed + (split == "train"),
             "steps": task.steps,
