@@ -213,8 +213,13 @@ def _measure(
 def _measured(
     store: Store, extractors: dict[str, Any], batch: list[Cell]
 ) -> list[tuple[str, str, float | None, float | None]]:
+    """(cell, twin, preservation, CLIP score). The same picture as the twin's is 1 by definition, and not looked at."""
     images = [store.image_of(cell.cell) for cell in batch]
-    twins = [store.image_of(cell.twin) for cell in batch]
-    preserved = extractors["preservation"](images, twins)
+    moved = [i for i, cell in enumerate(batch) if store.digest_of(cell.cell) != store.digest_of(cell.twin)]
+    twins = [store.image_of(batch[i].twin) for i in moved]
+    found = extractors["preservation"]([images[i] for i in moved], twins) if moved else []
+    preserved = [1.0] * len(batch)
+    for i, value in zip(moved, found, strict=True):
+        preserved[i] = float(value)
     scores = extractors["clip_score"](images, [cell.prompt.text for cell in batch])
-    return [(cell.cell, cell.twin, float(p), float(s)) for cell, p, s in zip(batch, preserved, scores, strict=True)]
+    return [(cell.cell, cell.twin, p, float(s)) for cell, p, s in zip(batch, preserved, scores, strict=True)]

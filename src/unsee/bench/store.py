@@ -224,8 +224,11 @@ class Store:
 
     def image_of(self, cell: str) -> Image:
         """The RGB image of a cell."""
-        row = self._db.execute("SELECT image FROM images WHERE cell = ?", (cell,)).fetchone()
-        return self.image(row["image"])
+        return self.image(self.digest_of(cell))
+
+    def digest_of(self, cell: str) -> str:
+        """The sha256 of a cell's image file."""
+        return str(self._db.execute("SELECT image FROM images WHERE cell = ?", (cell,)).fetchone()["image"])
 
     def image(self, digest: str) -> Image:
         """The RGB image with this sha256. Raises :class:`BadFile` if it is missing or was changed."""
