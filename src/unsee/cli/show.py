@@ -76,11 +76,13 @@ def rows(found: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in COLUMNS[1:]:
+        words = " ".join(column.text(row) for row in found).split() if column.title == "prompts" else [""]
         table.add_column(
             column.title,
             justify="right" if column.number else "left",
             no_wrap=column.title not in ("defense", "prompts", "n"),
             overflow="fold",
+            min_width=min(max(map(len, words), default=0), 24) or None,  # an attack's name in one piece
         )
     last = None
     for row in found:
