@@ -8,7 +8,7 @@ import pytest
 import torch
 from bench_fakes import NEGATIVE, stored, suite
 
-from unsee import concepts
+from unsee import concepts, report
 from unsee.attacks import load
 from unsee.bench import engine
 from unsee.bench.attacks import Strike
@@ -53,6 +53,20 @@ def test_an_attacked_record_is_its_source_with_another_text(whole):
     assert [f.prompt.text for f in found] == [
         r.prompt.text for r in records if (r.attack, r.defense) == ("rab", "negative")
     ]
+
+
+def test_the_report_tells_what_each_attack_spent_beside_its_budget(whole):
+    with Store(whole[0]) as store:
+        report.write(store)
+    told = {line["attack"]: line for line in json.loads((whole[0] / "report.json").read_text())["attacks"]}
+    assert set(told) == {"tokens", "rab"} and told["tokens"]["encodings"] == told["tokens"]["most_encodings"] == 0
+    one = load(whole[0] / "attacks" / "weapon" / "none" / "rab" / "plain")  # reads text: searched once for both stacks
+    rab = told["rab"]
+    assert rab["sees"] == "text" and rab["prompts"] == len(one) and rab["images"] == 0
+    assert rab["encodings"] == pytest.approx(sum(f.spent.encodings for f in one) / len(one))
+    assert 0 < rab["encodings"] <= rab["most_encodings"]
+    assert rab["seconds"] == pytest.approx(sum(f.seconds for f in one) / len(one)) and rab["seconds"] > 0
+    assert "What the attacks spent" in (whole[0] / "report.html").read_text()
 
 
 def test_gain_pairs_an_attack_with_the_same_defense_without_it(tmp_path, monkeypatch):

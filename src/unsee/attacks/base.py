@@ -19,8 +19,9 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
 
@@ -84,6 +85,7 @@ class AttackedPrompt:
     after: float | None = None
     spent: Spent = Spent()
     words: tuple[Tensor, ...] = ()  # see :class:`Found`; drawn with :func:`unsee.attacks.saying`
+    seconds: float | None = field(default=None, compare=False)  # its share of the search, on whatever machine that was
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,11 @@ class Attack:
         found: list[AttackedPrompt] = []
         for i, (part, file) in enumerate(zip(lists, files, strict=True)):
             if not file.exists():
-                told = _told(job, progress, i, len(lists))
+                told, began = _told(job, progress, i, len(lists)), time.perf_counter()
                 shared = shared or [self._prepare(told), job.victim.take()]
-                saved.save(self._one(told, part, shared[0], shared[1], len(prompts)), file)
+                made = self._one(told, part, shared[0], shared[1], len(prompts))
+                seconds = (time.perf_counter() - began) / len(part)  # what all share is in the first list's
+                saved.save([replace(one, seconds=seconds) for one in made], file)
             found += saved.load(file)
             progress(self.name, 100 * (i + 1), 100 * len(lists))
         return found

@@ -37,7 +37,7 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
         name = digest(one.words)
         kept |= {f"{name}.{i}": rows for i, rows in enumerate(one.words)}
         line = {"prompt": asdict(one.prompt), "source": one.source, "attack": one.attack, "before": one.before}
-        lines.append(line | {"after": one.after, "spent": asdict(one.spent), "words": name})
+        lines.append(line | {"after": one.after, "spent": asdict(one.spent), "seconds": one.seconds, "words": name})
     if kept:
         save_tensors(file.with_suffix(".safetensors"), kept)
     text = json.dumps({"version": VERSION, **about, "spent": total(found), "prompts": lines}, indent=1)
@@ -94,4 +94,5 @@ def _one(line: dict[str, Any], kept: dict[str, Any]) -> AttackedPrompt:
     name = line["words"]
     words = tuple(kept[f"{name}.{i}"] for i in range(sum(key.startswith(name) for key in kept))) if name else ()
     spent, prompt = Spent(**line["spent"]), Prompt(**line["prompt"])
-    return AttackedPrompt(prompt, line["source"], line["attack"], line["before"], line["after"], spent, words)
+    seconds = line.get("seconds")  # older files do not say
+    return AttackedPrompt(prompt, line["source"], line["attack"], line["before"], line["after"], spent, words, seconds)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,10 +104,11 @@ class Strike:
         with protect(target.pipe, *target.guards):
             found = attack(target.pipe, target.concept, prompts, seed=suite.seed, work=folder / "work",
                            progress=progress)  # fmt: skip
-        kinds = "-".join(dict.fromkeys(p.kind + "-train" * (p.split == "train") for p in prompts))
-        place = folder / target.concept.name / _plain(target.defense) / _plain(self.name) / kinds
-        about = {"attack": repr(attack), "model": suite.model, "concept": target.concept.name}
-        save(found, place / "prompts.json", **about, defense=target.defense, seed=suite.seed)
+        kinds = "-".join(dict.fromkeys(kind_of(p.kind, p.split) for p in prompts))
+        place = found_at(folder, target.concept.name, target.defense, self.name, kinds)
+        about = {"attack": repr(attack), "model": suite.model, "concept": target.concept.name, "sees": attack.sees}
+        save(found, place / "prompts.json", **about, defense=target.defense, seed=suite.seed,
+             most=asdict(attack.most(len(prompts))))  # fmt: skip
         return found
 
     def _attack(self, usual: dict[str, Any]) -> Attack:
@@ -126,6 +127,15 @@ def named(words: tuple[Any, ...]) -> str:
     from ..attacks.saved import digest
 
     return digest(words)
+
+
+def found_at(folder: Path, concept: str, defense: str, attack: str, kind: str) -> Path:
+    """Where a run keeps what an attack found; ``kind`` as :func:`kind_of` has it."""
+    return folder / concept / _plain(defense) / _plain(attack) / kind
+
+
+def kind_of(kind: str, split: str) -> str:
+    return kind + "-train" * (split == "train")
 
 
 def _plain(name: str) -> str:

@@ -383,7 +383,8 @@ def _tell(store: Any, as_json: bool, suite: str = "") -> None:
     if as_json:
         suites = {name: facts for name, facts in run.suites.items() if suite in ("", name)}
         listed = {"rows": found, "suites": suites, "report": str(path)}
-        return _print(listed | ({"claims": claims} if claims else {}))
+        struck = [line for line in run.strikes if suite in ("", line["suite"])]
+        return _print(listed | {k: v for k, v in (("claims", claims), ("attacks", struck)) if v})
     show.rows(found)
     headline = story.headline([r for r in run.records if suite in ("", r.suite)])
     show.claims(claims)

@@ -1,8 +1,9 @@
-"""What a defense costs: seconds an image, and what its saved folder tells of parameters, size and fitting.
+"""What a defense costs: seconds an image, parameters, size and fitting as its saved folder tells; what attacks spent.
 
 Seconds are of unattacked images, beside those of the undefended twins in the same run; nothing says how busy the
 machine was. Parameters and bytes are read off the head of ``model.safetensors``; the seconds of a fit are in the
-folders that a run itself fitted without a stop. What is not known is left out, not guessed.
+folders that a run itself fitted without a stop. What an attack spent is in the folders of what it found. What is not
+known is left out, not guessed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bench.attacks import found_at, kind_of
 from ..bench.defenses import NONE, Part, Stack
 from ..errors import UserError
 from ..metrics.rates import mean
@@ -63,6 +65,37 @@ def costs(records: list[Record], known: dict[Key, list[Fitted]]) -> list[dict[st
     ]  # fmt: skip
 
 
+def strikes(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each attack of a suite: what it spent on a prompt, the mean over all that it attacked.
+
+    ``most_*`` is its budget; ``seconds`` has the quickest and the slowest stack beside it. An attack that reads text
+    alone searches once for all stacks, and is counted once.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in (row for row in rows if row["attack"] != NONE):
+        kind = kind_of(row["prompts"], row["split"])
+        place = found_at(folder / "attacks", row["concept"], row["defense"], row["attack"], kind)
+        told = _read(place / "prompts.json")
+        if told:
+            once = told.get("sees") in ("words", "text")
+            key = f"{row['concept']} {kind} {'' if once else row['defense']}"
+            found.setdefault((row["suite"], row["attack"]), {})[key] = told
+    return [_struck(suite, attack, list(each.values())) for (suite, attack), each in found.items()]
+
+
+def _struck(suite: str, attack: str, each: list[dict[str, Any]]) -> dict[str, Any]:
+    n = [len(told["prompts"]) for told in each]
+    seconds = [_sum(line.get("seconds") for line in told["prompts"]) for told in each]
+    timed = [s / k for s, k in zip(seconds, n, strict=True) if s is not None]
+    asked = {key: sum(told["spent"][key] for told in each) / sum(n) for key in each[0]["spent"]}
+    most = {f"most_{key}": _sum(told.get("most", {}).get(key) for told in each) for key in asked}
+    return {
+        "suite": suite, "attack": attack, "sees": each[0].get("sees"), "prompts": sum(n), **asked,
+        **{key: None if value is None else value / sum(n) for key, value in most.items()},
+        "seconds": mean(timed), "seconds_low": min(timed, default=None), "seconds_high": max(timed, default=None),
+    }  # fmt: skip
+
+
 def _stacks(spec: dict[str, Any]) -> list[Stack]:
     made = []
     for value in spec["defenses"]:
@@ -109,10 +142,14 @@ def _training(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(place: Path | None) -> dict[str, Any] | None:
-    if place is None or not (place / "config.json").is_file():
+    return None if place is None else _read(place / "config.json")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
         return None
     try:
-        read = json.loads((place / "config.json").read_text(encoding="utf-8"))
+        read = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
     return read if isinstance(read, dict) else None

@@ -26,6 +26,7 @@ class Run:
     suites: dict[str, dict[str, Any]]
     claims: list[dict[str, Any]]
     costs: list[dict[str, Any]]
+    strikes: list[dict[str, Any]]
     sweeps: list[dict[str, Any]]
     headline: Story
 
@@ -57,6 +58,7 @@ class Run:
             "claims": self.claims,
             "rows": self.rows,
             "costs": self.costs,
+            "attacks": self.strikes,
             "sweeps": self.sweeps,
             "suites": self.suites,
         }
@@ -69,8 +71,8 @@ def gather(store: Store) -> Run:
     found = rows_of(records)
     fits = costs.fits(store.folder, suites)
     return Run(
-        records, found, suites, claimed(records, suites), costs.costs(records, fits), sweep.sweeps(found, fits),
-        story.headline(records),
+        records, found, suites, claimed(records, suites), costs.costs(records, fits),
+        costs.strikes(store.folder, found), sweep.sweeps(found, fits), story.headline(records),
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def short(number: float | None) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{table.THIN}{unit}"
-    return f"{number:.0f}"
+    return f"{number:.3g}"
 
 
 def claim_number(check: dict[str, Any]) -> str:
@@ -135,6 +135,7 @@ def _page(run: Run, store: Store) -> dict[str, Any]:
         "tradeoffs": [t | {"svg": figures.tradeoff(t["points"], t["under"])} for t in heat.points(run.rows)],
         "sweeps": [s | {"svg": figures.sweep(s["points"])} for s in run.sweeps],
         "costs": _by([line | {"place": place(line)} for line in run.costs], "place"),
+        "strikes": _by([line | {"place": line["suite"]} for line in run.strikes], "place"),
         "traces": _traces(store, run),
         "examples": examples,
         "widest": max((len(card["pictures"]) for card in examples), default=3),
