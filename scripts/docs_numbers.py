@@ -62,7 +62,10 @@ def section(path: Path, only: dict[str, list[str]]) -> str:
     if not rows:
         return f"No data: the results hold no {name}."
     kind = claims_table if name == "claims" else suite_table if "unsafe_rate" in rows[0] else plain_table
-    table = {"": kind, "matrix": matrix}[view](rows)
+    views = {"": kind, "matrix": matrix}
+    if view not in views:
+        sys.exit(f"expected view=matrix or none for the numbers of {path.name}, got view={view}")
+    table = views[view](rows)
     return f"{table}\n\n{origin(path, data)}"
 
 

@@ -26,9 +26,9 @@ from unsee.backbones.tiny import tiny
 from unsee.concepts.compose import reworded
 from unsee.errors import UserError
 from unsee.guards import Guard, protect
-from unsee.guards.generation import straight_through as hard_choice
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.saferedir import SafeRedir
+from unsee.guards.saferedir.guard import straight_through as hard_choice
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
 from unsee.types import Prompt, Verdict
@@ -163,6 +163,20 @@ def test_a_hard_decision_shows_attacks_how_to_turn_it(pipe, threshold, monkeypat
             return torch.autograd.grad(loss.sum(), leaf.tokens)[0]
 
     turned = seen()
+    margins, unsafe, note = [], [], SafeRedir._note
+
+    def watched(decided, margin):
+        margins.append(margin.detach())
+        return hard_choice(decided, margin)
+
+    def noted(self, step, text, shift, *rest):
+        unsafe.append(shift.unsafe.detach())
+        note(self, step, text, shift, *rest)
+
+    monkeypatch.setattr("unsee.guards.saferedir.guard.straight_through", watched)
+    monkeypatch.setattr(SafeRedir, "_note", noted)
+    seen()
+    torch.testing.assert_close(margins[-1].sigmoid(), unsafe[-1])  # more of it is more unsafe, never less
     monkeypatch.setattr("unsee.guards.saferedir.guard.straight_through", lambda decided, margin: decided.to(margin))
     assert not torch.allclose(turned, seen(), rtol=1e-2)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from bench_fakes import fake_store
@@ -176,10 +177,10 @@ def test_progress_in_a_log_is_a_line_now_and_then(monkeypatch, capsys):
     """stderr is no terminal here; what ends within half a minute leaves nothing in a log."""
     from unsee.cli import show
 
-    clock = iter([0.0, 10.0, 31.0, 31.0, 40.0, 70.0, 70.0])
-    monkeypatch.setattr("unsee.cli.show.time.monotonic", lambda: next(clock))
+    clock = [0.0]
+    monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with show.progress("fitting") as update:
-        for done in (1, 2, 3, 4):
+        for done, clock[0] in enumerate((10.0, 31.0, 40.0, 70.0), 1):
             update("drawing", done, 4)
     seen = capsys.readouterr()
     assert seen.err == "drawing: 2 of 4\ndrawing: 4 of 4\n" and not seen.out

@@ -117,6 +117,8 @@ def test_the_usual_candidates_are_sound_and_begin_with_saferedir():
         ("candidates = ['sld']\nprove = 0", "prove in"),
         ("candidates = ['sld']\nmetrics = 'lpips'", "metrics in"),
         ("candidates = ['sld']\n[metrics]\npreservation = 'lpip'", "did you mean 'lpips'?"),
+        ("candidates = ['sld']\n[metrics]\npreservation = 3", "an extractor as text"),
+        ("candidates = ['sld']\nattacks = ['none']", "attacks that do something"),
         ("candidates = ", "candidates as TOML"),
     ],
 )

@@ -53,6 +53,7 @@ def test_the_headline_tells_the_largest_reduction_with_its_interval(store):
         ({"none": "xxx"}, "could be judged, so there is no rate"),
         ({"none": "uss", "sld": "uss"}, "No defense here was shown to change"),
         ({"none": "s" * 20, "sld": "u" * 20}, "were raised from 0 % to 100 %"),
+        ({"none": "u" * 9 + "s", "sld": "u" * 8 + "ss"}, "No defense here was shown to change"),
     ],
 )
 def test_the_headline_claims_no_more_than_there_is(tmp_path, run, told):
@@ -77,6 +78,25 @@ def test_the_headline_is_of_who_withstands_attacks_and_tells_the_worst(tmp_path)
     both = met + attacked("negative", "mma", 2) + attacked("negative", "p4d", 8)
     assert str(story.headline(records + both)).startswith("With sld")
     assert str(story.headline(records)).startswith("With negative")
+    # another attack on the undefended model, the control, and pictures that nobody could judge decide nothing
+    lost = [replace(r, verdict=replace(r.verdict, outcome="unjudged")) for r in attacked("negative", "p4d", 0)]
+    aside = attacked("none", "blind", 10) + attacked("sld", "random-tokens", 9)
+    assert str(story.headline(records + met + aside)) == str(story.headline(records + met))
+    assert str(story.headline(records + met + attacked("negative", "mma", 0) + lost)).startswith("With sld")
+
+
+def test_the_headline_says_that_the_best_alone_was_not_shown_to_help(tmp_path):
+    """The other one was, but an attack draws all from it."""
+    drawn = {"none": "u" * 20, "sld": "u" * 19 + "s", "negative": "s" * 20}
+    with Store(fake_store(tmp_path, drawn)) as store:
+        records = store.records()
+    struck = [
+        replace(r, attack="mma", verdict=replace(r.verdict, outcome="unsafe" if r.defense == "negative" else "safe"))
+        for r in records
+        if r.defense != "none" and r.prompt.kind == "plain"
+    ]
+    told = str(story.headline(records + struck)).replace(table.THIN, " ")
+    assert told.startswith("What withstands most, sld, was not shown to change how often tiny:sd1 shows weapon")
 
 
 def test_one_file_that_asks_for_nothing(store):
@@ -169,6 +189,8 @@ def test_a_table_fits_a_laptops_terminal(store, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 118 and "…" not in printed
     assert "<.001" in printed and "−80 [−" in printed
+    show.rows([r | {"attack": "concept-inversion-blind"} for r in rows(store)])
+    assert "concept-inversion-blind" in capsys.readouterr().out
 
 
 def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):

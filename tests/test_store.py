@@ -105,6 +105,21 @@ def test_a_changed_suite_loses_its_records_and_keeps_its_images(tmp_path):
         assert store.records() == [] and store.have_images() == images
 
 
+def test_other_metrics_measure_anew_and_two_suites_of_a_folder_agree_on_them(tmp_path):
+    lpips = {"metrics": {"preservation": "lpips", "clip_score": "clip"}}
+    fake_store(tmp_path, {"none": "us"})
+    with Store(tmp_path, write=True) as store:
+        assert store.have_measures()
+        store.put_suite(suite(steps=3), "1", {}, {})
+        assert store.have_measures()
+        with pytest.raises(UserError, match="choose another --out"):
+            store.put_suite(suite(name="other", **lpips), "1", {}, {})
+    fake_store(tmp_path / "b", {"none": "us"})
+    with Store(tmp_path / "b", write=True) as store:
+        store.put_suite(suite(**lpips), "1", {}, {})
+        assert not store.have_measures()
+
+
 def test_parquet_has_one_line_per_record(tmp_path):
     with Store(fake_store(tmp_path, {"none": "us"})) as store:
         table = pq.read_table(store.export(tmp_path / "records.parquet")).to_pylist()

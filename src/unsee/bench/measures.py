@@ -42,6 +42,8 @@ def extractors(model: str, metrics: dict[str, str]) -> dict[str, Callable[..., l
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
+    if not isinstance(text, str):
+        raise UserError("an extractor as text", repr(text), 'write for example preservation = "lpips:size=64"')
     name, _, rest = text.partition(":")
     return name, settings(rest.split(","))
 

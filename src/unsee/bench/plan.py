@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..attacks.standard import VERSION
 from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
 from ..files import read_toml
@@ -144,7 +145,8 @@ class Suite(BaseModel):
     def digest(self) -> str:
         """Of everything that can change a record: not of ``batch_size``, nor of what is claimed."""
         unsaid = set() if self.metrics else {"metrics"}
-        return _sha256(self.model_dump(exclude={"batch_size", "claims"} | unsaid))
+        said = self.model_dump(exclude={"batch_size", "claims"} | unsaid)
+        return _sha256([said, VERSION] if self.attacks else said)  # two versions of the attacks are not in one table
 
     def groups(self, only: Iterable[str] = ()) -> list[Group]:
         """The result rows to come, in plan order; ``only`` is ``KEY=VALUE`` (same key: either; others: both)."""

@@ -102,8 +102,21 @@ class Store:
     # -- writing ------------------------------------------------------------------------------
 
     def put_suite(self, suite: Suite, judge_version: str, versions: dict[str, str], machine: dict[str, Any]) -> None:
-        """Register a suite. If it changed since the last run its records go; its images stay, by address."""
+        """Register a suite. If it changed since the last run its records go; its images stay, by address.
+
+        Measures do not say what made them. So those of changed metrics go too, and two suites of one model in a folder
+        are measured alike: else :class:`UserError`.
+        """
         spec = suite.model_dump_json()
+        for name, other in self.suites().items():
+            if (other["spec"]["model"], other["spec"].get("metrics", {})) == (suite.model, suite.metrics):
+                continue
+            if name == suite.name:
+                with self._transaction() as db:
+                    db.execute("DELETE FROM measures WHERE cell IN (SELECT cell FROM cells WHERE suite = ?)", (name,))
+            elif other["spec"]["model"] == suite.model:
+                where = f"the metrics of suite {name}, which is in {self.folder}"
+                raise UserError(where, f"others in suite {suite.name}", "choose another --out")
         with self._transaction() as db:
             old = db.execute("SELECT digest FROM suites WHERE name = ?", (suite.name,)).fetchone()
             if old and old["digest"] != suite.digest:

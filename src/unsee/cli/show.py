@@ -56,8 +56,9 @@ def _log(every: float) -> Callable[[str, int, int], None]:
 
     def update(stage: str, done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= every:
-            last = time.monotonic()
+        now = time.monotonic()
+        if now - last >= every:
+            last = now
             sys.stderr.write(f"{stage}: {done} of {total}\n")
             sys.stderr.flush()
 
@@ -76,13 +77,13 @@ def rows(found: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in COLUMNS[1:]:
-        words = " ".join(column.text(row) for row in found).split() if column.title == "prompts" else [""]
+        widest = max((len(word) for row in found for word in column.text(row).split()), default=0)
         table.add_column(
             column.title,
             justify="right" if column.number else "left",
             no_wrap=column.title not in ("defense", "prompts", "n"),
             overflow="fold",
-            min_width=min(max(map(len, words), default=0), 24) or None,  # an attack's name in one piece
+            min_width=min(widest, 24) if column.title == "prompts" else None,  # an attack's name in one piece
         )
     last = None
     for row in found:

@@ -69,7 +69,8 @@ def _sound(key: str, value: Any, where: str) -> Any:
         return value
     if not isinstance(value, list) or not value:
         raise BadFile(f"{key} in {where} as a list with something in it", repr(value), f'write {key} = ["…"]')
-    if NONE in [s.name for s in (Stack.all(value) if key == "candidates" else Strike.all(value))]:
+    _ = Stack.all(value) if key == "candidates" else Strike.all(value)
+    if NONE in value:
         raise UserError(f"{key} that do something", repr(NONE), "remove it: the bare model is always there")
     return tuple(value)
 

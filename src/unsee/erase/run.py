@@ -151,7 +151,8 @@ class Desk:
     def plan(self) -> Plan:
         """The plan of this task: as it was kept, else made now from what is measured now."""
         task, ours = self.task, self.task.candidates
-        recipe = digest([asdict(ours), task.budget, task.steps, self.guidance, task.device, task.workers])[:16]
+        said = {key: value for key, value in asdict(ours).items() if key != "metrics"}  # which take no time to speak of
+        recipe = digest([said, task.budget, task.steps, self.guidance, task.device, task.workers])[:16]
         if self.notes["recipe"] == recipe:
             return Plan.of(self.notes["plan"])
         started = time.perf_counter()

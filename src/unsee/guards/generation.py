@@ -130,15 +130,6 @@ def finite(guard: Guard, step: Step, tensor: Tensor | None) -> None:
         raise GuardFailure(f"{guard.name} gave NaN or infinity at step {step.index}; no image is returned")
 
 
-def straight_through(decided: Tensor, margin: Tensor) -> Tensor:
-    """``decided`` ``(n,)`` as 0 or 1, exactly; backward, the slope at 0 of the sigmoid of ``margin``, wherever that is.
-
-    With it whoever differentiates through a guard's hard decision (a white-box attack) learns how to turn it, however
-    sure the guard is.
-    """
-    return decided.to(margin) + (margin - margin.detach()) / 4
-
-
 def require_cfg(guard: Guard, generation: Generation) -> None:
     """Refuses a guard that can only act through classifier-free guidance where there is none."""
     if guard.needs_cfg and not generation.cfg:

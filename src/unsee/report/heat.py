@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ..attacks.standard import CONTROL
 from ..bench.defenses import NONE
 
 
@@ -39,7 +41,7 @@ def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for r in own:
             if r["prompts"] == "plain" and r["unsafe_rate"] is not None:
                 asked.setdefault(r["defense"], {})[r["attack"]] = r
-        common = _common(asked)
+        common = shared(asked)
         found = [
             _point(defense, max((met[a] for a in common | ({NONE} & met.keys())), key=_rate), kept[defense])
             for defense, met in asked.items()
@@ -51,14 +53,15 @@ def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def _common(asked: dict[str, dict[str, Any]]) -> set[str]:
-    """The attacks that every attacked defense met; of those that none shares, the one that most met; else none."""
-    met = [set(rows) - {NONE} for rows in asked.values() if set(rows) - {NONE}]
+def shared(asked: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Of (defense → attack → …) the attacks that every attacked defense met, but for the control; of those that none
+    shares, the one that most met; else "none"."""
+    met = [set(rows) - {NONE, CONTROL} for rows in asked.values() if set(rows) - {NONE, CONTROL}]
     if not met:
         return {NONE}
-    shared = set.intersection(*met)
-    if shared:
-        return shared
+    by_all = set.intersection(*met)
+    if by_all:
+        return by_all
     names = sorted({name for each in met for name in each})
     return {max(names, key=lambda name: sum(name in each for each in met))}
 

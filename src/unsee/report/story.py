@@ -1,9 +1,9 @@
 """The headline: what the run found, in plain English with its numbers.
 
 Pooled over concepts: the plain prompts (synonyms where there are none), held-out ones only where there are
-any. The defense told of is the one whose worst row shows least, among those that met every attack that the
-undefended model met; where that is equal, the one with the largest reduction. With many defenses its figures
-are a little flattered; the table has them all.
+any. The defense told of is the one whose worst row shows least, plain or under one of the attacks that all attacked
+defenses met; where that is equal, the one with the largest reduction. With many defenses its figures are a
+little flattered; the table has them all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ..bench.defenses import NONE
 from ..bench.rows import summary, undefended
 from ..metrics.rates import Rate, mean, unsafe_rate
 from ..types import Outcome, Prompt, Record
+from .heat import shared
 from .table import MINUS, THIN, percent
 
 
@@ -46,7 +47,7 @@ def headline(records: list[Record]) -> Story:
         return Story(f"Undefended, {asked[0].model} shows {what} in {rate} of its pictures.", _base(base))
     met = _attacked(records, asked[0].prompt)
     best = _best(shown, met)
-    lead = _lead(asked[0].model, what, best, base, shown[best])
+    lead = _lead(asked[0].model, what, best, base, shown)
     details = [_base(base), _interval(shown[best]), _under(met[best]), _kept(records, best)]
     return Story(lead, " ".join(filter(None, details)))
 
@@ -63,18 +64,26 @@ def _asked(records: list[Record]) -> list[Record]:
 
 
 def _attacked(records: list[Record], like: Prompt) -> dict[str, dict[str, Rate]]:
-    """Defense → attack → how often it drew the concept from it, on attacked prompts of this kind and split."""
+    """Defense → attack → how often it drew the concept from it, on attacked prompts of this kind and split.
+
+    Only of the attacks that all attacked defenses met, and that were judged: what nobody saw withstands nothing.
+    """
     outcomes: dict[str, dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for r in records:
-        if r.attack != "none" and (r.prompt.kind, r.prompt.split) == (like.kind, like.split):
+        if NONE not in (r.attack, r.defense) and (r.prompt.kind, r.prompt.split) == (like.kind, like.split):
             outcomes[r.defense][r.attack].append(r.verdict.outcome)
-    return defaultdict(dict, {who: {a: unsafe_rate(seen) for a, seen in by.items()} for who, by in outcomes.items()})
+    rates = {who: {attack: unsafe_rate(seen) for attack, seen in by.items()} for who, by in outcomes.items()}
+    common = shared(rates)
+    judged = {who: {a: by[a] for a in common if a in by and by[a].rate is not None} for who, by in rates.items()}
+    return defaultdict(dict, judged)
 
 
 def _best(shown: dict[str, dict[str, Any]], met: dict[str, dict[str, Rate]]) -> str:
-    def order(name: str) -> tuple[bool, float, float]:
-        rates = [shown[name]["unsafe_rate"], *(rate.rate or 0.0 for rate in met[name].values())]
-        return not met[NONE].keys() <= met[name].keys(), max(rates), shown[name]["difference"]
+    """Who met fewer of the attacks comes last, whatever it shows."""
+
+    def order(name: str) -> tuple[int, float, float]:
+        rates = [shown[name]["unsafe_rate"], *(float(rate.rate or 0) for rate in met[name].values())]
+        return -len(met[name]), max(rates), shown[name]["difference"]
 
     return min(shown, key=order)
 
@@ -85,13 +94,19 @@ def _pooled(records: list[Record]) -> dict[str, dict[str, Any]]:
     return {name: summary([r for r in records if r.defense == name], base) for name in names}
 
 
-def _lead(model: str, what: str, name: str, base: dict[str, Any], row: dict[str, Any]) -> str:
+def _lead(model: str, what: str, name: str, base: dict[str, Any], shown: dict[str, dict[str, Any]]) -> str:
+    row = shown[name]
     before, after = percent(base["unsafe_rate"]), percent(row["unsafe_rate"])
-    if row["difference_low"] <= 0 <= row["difference_high"]:
-        told = f"No defense here was shown to change how often {model} shows {what}"
-        return f"{told}: {before} without, {after} with {name}."
+    if _undecided(row):
+        none = all(map(_undecided, shown.values()))
+        who = "No defense here was" if none else f"What withstands most, {name}, was not"
+        return f"{who} shown to change how often {model} shows {what}: {before} without, {after} with {name}."
     verb = "cut" if row["difference"] < 0 else "raised"
     return f"With {name}, pictures that show {what} were {verb} from {before} to {after}."
+
+
+def _undecided(row: dict[str, Any]) -> bool:
+    return bool(row["difference_low"] <= 0 <= row["difference_high"])
 
 
 def _base(base: dict[str, Any]) -> str:
@@ -112,12 +127,10 @@ def _interval(row: dict[str, Any]) -> str:
 
 
 def _under(met: dict[str, Rate]) -> str:
-    judged = {attack: rate for attack, rate in met.items() if rate.rate is not None}
-    if not judged:
+    if not met:
         return ""
-    attack = max(judged, key=lambda a: judged[a].rate or 0.0)
-    rate = judged[attack]
-    which = "" if len(judged) == 1 else f", the worst of {len(judged)} attacks"
+    attack, rate = max(met.items(), key=lambda item: (item[1].rate or 0.0, item[0]))
+    which = "" if len(met) == 1 else f", the worst of {len(met)} attacks"
     return (
         f"Under {attack}{which}, it is {percent(rate.rate)} "
         f"({percent(rate.low)} to {percent(rate.high)}, {rate.n} prompts)."

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ...backbones import Encoding, adapter
 from ...errors import BadFile, UnknownName, Unsupported, UserError
 from ..base import Guard
-from ..generation import finite, straight_through
+from ..generation import finite
 from .data import aspect
 from .net import Redirector, Shape, Shift, image_like, moves, unit
 from .reference import Reference, read_official
@@ -387,3 +387,12 @@ def _sizes(tokens: Tensor, pooled: Tensor | None, channels: int, grid: int, trai
         mask=training.use_mask,
         scale=training.use_scale,
     )
+
+
+def straight_through(decided: Tensor, margin: Tensor) -> Tensor:
+    """``decided`` ``(n,)`` as 0 or 1, exactly; backward, the slope at 0 of the sigmoid of ``margin``, wherever that is.
+
+    With it whoever differentiates through a guard's hard decision (a white-box attack) learns how to turn it, however
+    sure the guard is.
+    """
+    return decided.to(margin) + (margin - margin.detach()) / 4
