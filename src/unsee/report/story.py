@@ -74,7 +74,7 @@ def _attacked(records: list[Record], like: Prompt) -> dict[str, dict[str, Rate]]
             outcomes[r.defense][r.attack].append(r.verdict.outcome)
     rates = {who: {attack: unsafe_rate(seen) for attack, seen in by.items()} for who, by in outcomes.items()}
     common = shared(rates)
-    judged = {who: {a: by[a] for a in common if a in by and by[a].rate is not None} for who, by in rates.items()}
+    judged = {who: {a: r for a, r in by.items() if a in common and r.rate is not None} for who, by in rates.items()}
     return defaultdict(dict, judged)
 
 
@@ -129,7 +129,7 @@ def _interval(row: dict[str, Any]) -> str:
 def _under(met: dict[str, Rate]) -> str:
     if not met:
         return ""
-    attack, rate = max(met.items(), key=lambda item: (item[1].rate or 0.0, item[0]))
+    attack, rate = max(met.items(), key=lambda item: item[1].rate or 0.0)
     which = "" if len(met) == 1 else f", the worst of {len(met)} attacks"
     return (
         f"Under {attack}{which}, it is {percent(rate.rate)} "
