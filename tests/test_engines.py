@@ -1,5 +1,6 @@
 """Engines: devices in turn, one line where there is no cluster, and a Ray that loses workers, played by a fake."""
 
+import os
 import sys
 from types import SimpleNamespace
 
@@ -189,3 +190,25 @@ def test_names_and_addresses(tmp_path):
 def test_gpus_are_taken_in_turn():
     assert [device_of(n, "cuda", gpus=2) for n in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
     assert [device_of(n, d, gpus=2) for n in (0, 1) for d in ("cpu", "cuda:1")] == ["cpu", "cuda:1"] * 2
+
+
+@pytest.mark.parametrize("where", ["home", "path", "itself", "nowhere", "switched off"])
+def test_a_token_for_ray_is_shown_where_there_is_one(tmp_path, monkeypatch, where):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token" if where in ("home", "switched off") else tmp_path / "token"
+    token.parent.mkdir(exist_ok=True)
+    token.write_text("secret")
+    if where == "path":
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    if where == "itself":
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    if where == "switched off":
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra):
+        on_ray._ray()
+    shown = {"nowhere": None, "switched off": "disabled"}.get(where, "token")
+    assert os.environ.get("RAY_AUTH_MODE") == shown
+    monkeypatch.setenv("RAY_AUTH_MODE", "set, so that it is taken back")

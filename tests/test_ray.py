@@ -19,6 +19,7 @@ from unsee.bench.engines import ray as engine
 from unsee.bench.run import run
 from unsee.errors import UserError
 
+os.environ["RAY_AUTH_MODE"] = "disabled"  # whatever token lies in this home
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'unsee[ray]'")
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 from ...errors import MissingExtra, UnseeError, UserError
@@ -180,11 +181,22 @@ def _same(expected: dict[str, str], found: dict[str, str]) -> None:
 
 
 def _ray() -> Any:
+    _show_token()
     try:
         import ray
     except ImportError as error:
         raise MissingExtra("ray", "ray", error) from None
     return ray
+
+
+def _show_token() -> None:
+    """A cluster started where a token lies asks for it, and Ray shows it to none that is named; an open one ignores it.
+
+    Has no effect where Ray was imported before.
+    """
+    kept = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if os.environ.get("RAY_AUTH_TOKEN") or kept.is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _connect(ray: Any, address: str) -> None:
