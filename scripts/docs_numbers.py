@@ -1,8 +1,9 @@
 """Write the tables between ``<!-- numbers:NAME -->`` and ``<!-- /numbers -->`` from ``results/NAME.json``.
 
 ``<!-- numbers:NAME prompts=plain,benign concept=weapon -->`` takes only the rows with these values;
-``<!-- numbers:NAME view=matrix -->`` has a line for each defense, and
-``<!-- numbers:NAME table=claims -->`` the verdicts on the papers' claims.
+``<!-- numbers:NAME view=matrix -->`` has a line for each defense,
+``<!-- numbers:NAME table=claims -->`` the verdicts on the papers' claims, and
+``<!-- numbers:NAME table=attacks -->`` what attacks spent.
 
 Run it as
     python scripts/docs_numbers.py            writes README.md and docs/*.md
@@ -61,7 +62,8 @@ def section(path: Path, only: dict[str, list[str]]) -> str:
     rows = [r for r in data.get(name, []) if all(str(r.get(key)) in values for key, values in only.items())]
     if not rows:
         return f"No data: the results hold no {name}."
-    kind = claims_table if name == "claims" else suite_table if "unsafe_rate" in rows[0] else plain_table
+    kinds = {"claims": claims_table, "attacks": spent_table}
+    kind = kinds.get(name, suite_table if "unsafe_rate" in rows[0] else plain_table)
     views = {"": kind, "matrix": matrix}
     if view not in views:
         sys.exit(f"expected view=matrix or none for the numbers of {path.name}, got view={view}")
@@ -126,6 +128,22 @@ def claims_table(rows: list[dict[str, Any]]) -> str:
 
     counts = {verdict: sum(r["verdict"] == verdict for r in rows) for verdict in VERDICTS}
     return ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + f" of {len(rows)}.\n\n{table(rows)}"
+
+
+def spent_table(rows: list[dict[str, Any]]) -> str:
+    """What an attack spent on a prompt, beside its budget, and its seconds."""
+    spent = ("encodings", "forwards", "backwards", "images")
+
+    def told(r: dict[str, Any], key: str) -> str:
+        most = r[f"most_{key}"]
+        return f"{r[key]:.4g} / {most:.4g}" if most else ""
+
+    head = ("attack", "reads", "N", *(f"{key} / budget" for key in spent), "s / prompt")
+    body = [
+        (r["attack"], r["sees"], str(r["prompts"]), *(told(r, key) for key in spent), number(r["seconds"]))
+        for r in rows
+    ]
+    return markdown(head, body)
 
 
 def plain_table(rows: list[dict[str, Any]]) -> str:

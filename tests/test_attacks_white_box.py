@@ -16,6 +16,7 @@ from unsee.attacks.base import Doubt, total
 from unsee.attacks.concept_inversion import ConceptInversion
 from unsee.attacks.mma import MMA, distances, replacements, summary
 from unsee.attacks.p4d import P4D, nearest
+from unsee.attacks.saved import saying
 from unsee.attacks.sneaky import Sneaky, pieces
 from unsee.attacks.unlearn_diff import UnlearnDiff, sample, simplex, straight_through
 from unsee.attacks.victim import facing
@@ -404,8 +405,26 @@ def test_inverted_prompts_name_the_embedding_in_place_of_the_word(pipe, tmp_path
     found = ConceptInversion(**quick)(pipe, WEAPON, PROMPTS, work=tmp_path)
     assert [f.prompt.text for f in found] == ["a <c*0> <c*1>", "<c*0> <c*1> two old axes", "an <c*0> <c*1> here"]
     assert [tuple(w.shape) for w in found[0].words] == [(2, 16)] and (tmp_path / "inversion").is_dir()
-    before = ConceptInversion(**quick, place="before")._said(WEAPON, PROMPTS[0], "<c*0>")
-    assert before == "<c*0> a dagger"
+    before = ConceptInversion(**quick, place="before")(pipe, WEAPON, PROMPTS[:1], work=tmp_path)
+    assert before[0].prompt.text == "<c*0> <c*1> a dagger"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_from_the_words_it_starts_where_the_words_are(family, tmp_path):
+    """With next to no rate the texts read as they were; with more, they move."""
+    pipe, first = tiny(family), {thing.slug: thing.train[0] for thing in WEAPON.subjects}
+    things = [one for one in WEAPON.prompts("plain", "train", 12) if first[one.subject] in one.text]
+    quick = {**ConceptInversion.quick, "images": 12, "start": "words"}
+    found = ConceptInversion(**quick, lr=1e-12)(pipe, WEAPON, things, work=tmp_path)
+    want = adapter(pipe).encode([thing.text for thing in things])
+    with saying(pipe, found[0].words):
+        got = adapter(pipe).encode([one.prompt.text for one in found])
+    torch.testing.assert_close(got.tokens, want.tokens)
+    moved = ConceptInversion(**quick, lr=1e-2)(pipe, WEAPON, things, work=tmp_path)
+    assert [f.prompt.text for f in moved] == [f.prompt.text for f in found]
+    assert all(
+        a.shape == b.shape and not torch.allclose(a, b) for a, b in zip(moved[0].words, found[0].words, strict=True)
+    )
 
 
 def test_a_caption_has_the_embedding_once_in_place_of_the_word():
@@ -422,8 +441,10 @@ def test_what_cannot_be_learned_through_is_said(pipe):
     assert found[0].words
 
 
-@pytest.mark.parametrize("bad", [(P4D, {"variant": "M"}), (UnlearnDiff, {"length": 0}), (Sneaky, {"queries": 0}),
-                                 (ConceptInversion, {"place": "behind"}), (MMA, {"steps": 0})])  # fmt: skip
+@pytest.mark.parametrize("bad", [
+    (P4D, {"variant": "M"}), (UnlearnDiff, {"length": 0}), (Sneaky, {"queries": 0}), (MMA, {"steps": 0}),
+    (ConceptInversion, {"place": "behind"}), (ConceptInversion, {"start": "mean"}),
+])  # fmt: skip
 def test_settings_that_cannot_be_are_refused(bad):
     with pytest.raises(UserError):
         bad[0](**bad[1])

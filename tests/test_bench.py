@@ -217,6 +217,23 @@ def test_a_fit_of_other_defaults_is_another_fit(monkeypatch):
     assert address(Duo, {"n": 8}, weapon, []) != before
 
 
+def test_a_fit_on_other_files_is_another_fit(tmp_path):
+    from unsee import concepts
+    from unsee.bench.defenses import fit_address
+    from unsee.guards.saferedir import SafeRedir
+
+    def address():
+        return fit_address(SafeRedir, {"attacked": f"{tmp_path}/{{concept}}"}, concepts.load("weapon"), [])
+
+    seen = [address()]
+    for text in ("one", "two"):
+        (tmp_path / "weapon" / "p4d").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "weapon" / "p4d" / "prompts.json").write_text(text)
+        seen.append(address())
+    (tmp_path / "weapon" / "store.sqlite").write_text("what a run keeps for itself")
+    assert len(set(seen)) == 3 and address() == seen[-1]
+
+
 def test_a_saved_folder_and_a_recipe_draw_the_same(whole, tmp_path):
     from unsee.guards.negative_prompt import NegativePrompt
 

@@ -143,6 +143,17 @@ def test_claims_are_a_table_of_their_own(root):
     assert run(root) == 0 and "No data: the results hold no claims." in (root / "README.md").read_text()
 
 
+def test_what_attacks_spent_stands_beside_their_budget(root):
+    none = dict.fromkeys(("encodings", "forwards", "backwards", "images"), 0.0)
+    told = {"attack": "p4d", "sees": "model", "prompts": 50, "seconds": 1.154, **none, "forwards": 141.0}
+    told |= {f"most_{key}": value for key, value in none.items()} | {"most_forwards": 375.02}
+    put(root, [ROW], attacks=[told])
+    (root / "README.md").write_text(PAGE.replace("numbers:first", "numbers:first table=attacks"))
+    run(root)
+    assert "| attack | reads | N | forwards / budget | s / prompt |" in (root / "README.md").read_text()
+    assert "| p4d | model | 50 | 141 / 375 | 1.15 |" in (root / "README.md").read_text()
+
+
 MEASURED = re.compile(
     r"\|\s*(?:[−-]?\d*\.\d+|\d+(?:\.\d+)? %|[−+-]?\d*\.?\d+ [\[±(][−+-]?\.?\d.*?|\d+ of \d+)\s*(?=\|)"
 )

@@ -18,7 +18,7 @@ from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
 from unsee.unlearn import inversion
-from unsee.unlearn.inversion import Inversion, as_prompt, encode, invert, spell, vocabulary, word_rows
+from unsee.unlearn.inversion import Inversion, as_prompt, encode, invert, spell, token_rows, vocabulary, word_rows
 from unsee.unlearn.studio import Predictor, Studio
 
 built = functools.cache(tiny)
@@ -68,6 +68,17 @@ def test_a_words_own_row_reads_as_the_word(family):
         got, want = encode(backbone, [pieces], rows), backbone.encode([text])
         torch.testing.assert_close(got.tokens, want.tokens)
         assert want.pooled is None or torch.allclose(got.pooled, want.pooled)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_of_several_texts_have_their_own_places(family):
+    """As many rows for every encoder, however each of the tokenizers cuts a text."""
+    backbone = adapter(built(family))
+    rows, places = token_rows(backbone, ["a dagger", "x"])
+    assert [place for own in places for place in own] == list(range(len(rows[0])))
+    assert len({len(own) for own in rows}) == 1 and torch.equal(rows[0][places[1][0]], word_rows(backbone, "x")[0][0])
+    with pytest.raises(UserError, match="words to start from"):
+        token_rows(backbone, ["x", ""])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

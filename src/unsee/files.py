@@ -60,6 +60,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def contents(path: Path) -> dict[str, str]:
+    """Name and SHA-256 of each file that a fit could read: ``path``, or all under it; no databases, logs or pages."""
+    kept = (".json", ".safetensors", ".png", ".jpg", ".jpeg", ".webp")
+    found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix.lower() in kept)
+    return {str(file.relative_to(path)): sha256(file) for file in found}
+
+
 def sha256(path: str | Path) -> str:
     """Of a file's bytes."""
     with open(path, "rb") as file:

@@ -10,6 +10,9 @@ Cost        ``images`` images and ``steps`` x ``batch`` passes with gradients, o
 Differs     * the images are the original model's for the concept's train prompts, not chosen by a judge, and each
               is learned with its own prompt's words around the embedding. On picto late times and a rate that falls
               to 0 learn in 400 steps what even times and a constant rate do not (docs/log.md)
+            * ``start``: one embedding for all things, which starts as the ``hypernym``; or ``words``: those of each of
+              the concept's things (dagger, bomb, axe), learned on its own images. Neither is the stronger everywhere
+              (docs/redteam.md)
             * ``place``: the embedding stands for the concept's word (``instead``), or before the prompt (``before``,
               as for I2P prompts in the paper)
             * where a guard reads words (SAFREE) the loss through guards cannot be had: a :class:`Doubt` says so, and
@@ -20,6 +23,7 @@ Published   Adam 5e-3 (effective .08, scaled by the batch), 5000 steps, batch 4 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,6 +37,7 @@ from ..unlearn.studio import guidance_for
 from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
 
 PLACES = ("instead", "before")
+STARTS = ("hypernym", "words")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -54,6 +59,8 @@ class ConceptInversion(Attack):
     decay: bool = True
     vectors: int = 1
     images: int = 50
+    start: str = "hypernym"
+    bare: float = 0.5  # share of examples with the embedding alone, without its prompt's words
     place: str = "instead"
     adaptive: bool = True  # through the guards; False: only the weights count
     guidance: float = 0.0
@@ -64,6 +71,8 @@ class ConceptInversion(Attack):
         positive(self, "steps", "batch", "vectors", "images", "draw_steps")
         if self.place not in PLACES:
             raise UnknownName("place of the embedding", self.place, PLACES)
+        if self.start not in STARTS:
+            raise UnknownName("start of the embedding", self.start, STARTS)
 
     def most(self, n: int) -> Spent:
         return self._trained(guided=True) + Spent(images=self.images)
@@ -75,30 +84,51 @@ class ConceptInversion(Attack):
     def _prepare(self, job: Job) -> Rows:
         victim, concept = job.victim, job.concept
         scale = guidance_for(concept, self.guidance)
-        shown = concept.prompts("plain", "train", self.images, job.seed)
+        shown = self._shown(job)
         x0 = inversion.latents_of(victim.pipe, victim.draw_undefended(shown, steps=self.draw_steps, guidance=scale))
         guided = scale if self.adaptive and victim.guarded else 0.0
-        said = [reworded(concept, prompt, "{}") for prompt in shown]
         try:
-            return self._inverted(job, x0, said, guided)
+            return self._inverted(job, x0, guided)
         except Unsupported as error:
             if not guided:
                 raise
             warnings.warn(f"attacked past the guards, for one cannot be learned through: {error}", Doubt, stacklevel=2)
-            return self._inverted(job, x0, said, 0.0)
+            return self._inverted(job, x0, 0.0)
 
-    def _inverted(self, job: Job, x0: Any, said: list[str], guided: float) -> Rows:
+    def _inverted(self, job: Job, x0: Any, guided: float) -> Rows:
         how = Inversion(init=job.concept.hypernyms.train[0], vectors=self.vectors, steps=self.steps, lr=self.lr,
-                        decay=self.decay, batch=self.batch, times=self.times, bare=0.5, guided=guided)  # fmt: skip
-        rows = inversion.invert(job.victim.pipe, x0, how, work=job.work / "inversion", captions=said, seed=job.seed,
-                                progress=lambda stage, done, total: job.tick(done / total))  # fmt: skip
+                        decay=self.decay, batch=self.batch, times=self.times, bare=self.bare,
+                        guided=guided)  # fmt: skip
+        said = [reworded(job.concept, prompt, "{}") for prompt in self._shown(job)]
+        words = self._words(job) if self.start == "words" else []
+        rows = inversion.invert(job.victim.pipe, x0, how, work=job.work / "inversion", captions=said, words=words,
+                                seed=job.seed, progress=lambda stage, done, total: job.tick(done / total))  # fmt: skip
         spent = self._trained(guided=bool(guided))
         job.victim.count(encodings=spent.encodings, forwards=spent.forwards, backwards=spent.backwards)
         return rows
 
     def _find(self, job: Job, prompts: list[Prompt], shared: Rows) -> list[Found]:
-        name = " ".join(f"<c*{v}>" for v in range(self.vectors))
-        return [Found(self._said(job.concept, prompt, name), words=shared) for prompt in prompts]
+        if self.start == "hypernym":
+            return [self._found(job, prompt, range(self.vectors), shared) for prompt in prompts]
+        known = sorted(set(self._words(job)))
+        places = dict(zip(known, inversion.token_rows(job.victim.backbone, known)[1], strict=True))
+        asked = [_thing(job.concept, prompt) for prompt in prompts]  # a thing that has no images gets the first
+        return [self._found(job, prompt, places.get(word, places[known[0]]), shared)
+                for prompt, word in zip(prompts, asked, strict=True)]  # fmt: skip
 
-    def _said(self, concept: Concept, prompt: Prompt, name: str) -> str:
-        return f"{name} {prompt.text}" if self.place == "before" else reworded(concept, prompt, name)
+    def _found(self, job: Job, prompt: Prompt, places: Sequence[int], rows: Rows) -> Found:
+        name = " ".join(f"<c*{place}>" for place in places)
+        text = f"{name} {prompt.text}" if self.place == "before" else reworded(job.concept, prompt, name)
+        return Found(text, words=rows)
+
+    def _shown(self, job: Job) -> list[Prompt]:
+        return job.concept.prompts("plain", "train", self.images, job.seed)
+
+    def _words(self, job: Job) -> list[str]:
+        return [_thing(job.concept, prompt) for prompt in self._shown(job)]
+
+
+def _thing(concept: Concept, prompt: Prompt) -> str:
+    """The word for what a prompt asks for: its subject's first, else the concept's."""
+    return next((thing.train[0] for thing in concept.subjects if thing.slug == prompt.subject),
+                concept.all_words("train")[0])  # fmt: skip

@@ -232,13 +232,15 @@ def _fitted(part: Part, concept: Concept, keep: Path, pipe: Callable[[], Any], h
 
 
 def fit_address(kind: type[Any], given: dict[str, Any], concept: Concept, host: Iterable[Any]) -> str:
-    """Short name of a fit: another one for other settings, defaults of the method, concept or hosts."""
+    """Short name of a fit: another for other settings, defaults, concept, hosts, or files in a folder that it names."""
     from ..unlearn.presets import settled
 
     _, training = kind.check_settings(given)
     usual = {} if training is None else asdict(settled(training, concept, kind.presets))
     recipe = [kind.name, given, usual, concept.model_dump(mode="json"), digest(host)]
-    return files.digest(recipe)[:8]
+    named = {key: Path(v.replace("{concept}", concept.name)) for key, v in given.items() if isinstance(v, str) and v}
+    read = {key: files.contents(path) for key, path in named.items() if os.path.exists(path)}  # a text can be long
+    return files.digest([*recipe, read] if read else recipe)[:8]
 
 
 def _saved(folder: Path) -> Any:

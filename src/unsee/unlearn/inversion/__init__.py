@@ -18,7 +18,7 @@ An embedding that is trained here redraws what was unlearned: it is an attack ar
 
 from __future__ import annotations
 
-from .splice import Rows, Text, as_prompt, encode, encode_ids, pairs, spell, vocabulary, word_rows
+from .splice import Rows, Text, as_prompt, encode, encode_ids, pairs, spell, token_rows, vocabulary, word_rows
 from .train import TEMPLATES, Inversion, invert, latents_of
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "latents_of",
     "pairs",
     "spell",
+    "token_rows",
     "vocabulary",
     "word_rows",
 ]

@@ -7,6 +7,7 @@ the encoder's, and our rows into what its table looked up. The table, the tokeni
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +83,24 @@ def word_rows(backbone: Backbone, text: str, vectors: int = 1) -> Rows:
         row = table.mean(0) if text == "mean" else table[ids].mean(0)
         made.append(row.repeat(vectors, 1))
     return tuple(made)
+
+
+def token_rows(backbone: Backbone, texts: Sequence[str]) -> tuple[Rows, list[tuple[int, ...]]]:
+    """The input embeddings of texts, token by token, and for each text the places of its own among them.
+
+    Where tokenizers cut a text into more and fewer tokens, the last of the fewer is repeated.
+    """
+    both = pairs(backbone)
+    cut = [[tokenizer(text, add_special_tokens=False).input_ids for _, tokenizer in both] for text in texts]
+    if not texts or not all(ids for each in cut for ids in each):
+        raise UserError("words to start from", repr(list(texts)), "give some that the tokenizers know")
+    lengths = [max(map(len, each)) for each in cut]
+    rows = []
+    for i, (encoder, _) in enumerate(both):
+        ids = [t for each, n in zip(cut, lengths, strict=True) for t in [*each[i], *each[i][-1:] * (n - len(each[i]))]]
+        rows.append(_tables(encoder)[0].weight.detach().float()[ids])
+    ends = list(itertools.accumulate(lengths))
+    return tuple(rows), [tuple(range(end - n, end)) for end, n in zip(ends, lengths, strict=True)]
 
 
 @contextmanager

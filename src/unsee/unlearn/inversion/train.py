@@ -19,7 +19,7 @@ from ...files import load_tensors, save_tensors
 from ...guards import Defense, Guarded, protect
 from ...guards.generation import first
 from ..studio import Predictor, Studio
-from .splice import Rows, Text, encode, word_rows
+from .splice import Rows, Text, encode_ids, spell, token_rows, word_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,15 +73,18 @@ def invert(
     work: str | Path,
     templates: Sequence[str] = TEMPLATES,
     captions: Sequence[str] = (),
+    words: Sequence[str] = (),
     seed: int = 0,
     host: Sequence[Defense] = (),
     also: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Rows:
-    """Trains one embedding on ``pipe`` behind ``host``: one float32 ``(vectors, D_i)`` per text encoder, on the CPU.
+    """Trains an embedding on ``pipe`` behind ``host``: one float32 ``(vectors, D_i)`` per text encoder, on the CPU.
 
     ``images`` are pictures, or latents from :func:`latents_of`. ``templates`` hold ``{}``, and so do ``captions``: one
-    for each image, which take the templates' place. ``pipe`` may already be protected; then ``host`` must be empty.
+    for each image, which take the templates' place. ``words``: what each image shows; then embeddings are learned for
+    every word of these, which start as its tokens (:func:`token_rows` of ``sorted(set(words))``), and ``init`` and
+    ``vectors`` do not count. ``pipe`` may already be protected; then ``host`` must be empty.
     With the plain loss only the host's weights count: its guards are passed by. Killed and called again with the same
     arguments, it goes on from ``work``, or from the same training in one of the folders ``also``; on a CPU the result
     is the same, bit for bit. Raises :class:`Unsupported` where ``guided`` meets a guard that reads the prompt's text.
@@ -91,11 +94,12 @@ def invert(
     if not len(x0):
         raise UserError("images of the concept", "none", "give a folder with some, or draw them first")
     predict = Predictor(Studio(backbone))
-    if captions and len(captions) != len(x0) // 2:
-        raise UserError(f"a caption for each of {len(x0) // 2} images", str(len(captions)), "give as many, or none")
+    for what, given in (("a caption", captions), ("a word", words)):
+        if given and len(given) != len(x0) // 2:
+            raise UserError(f"{what} for each of {len(x0) // 2} images", str(len(given)), "give as many, or none")
     with _guarded(pipe, host) as guarded, _frozen(backbone):
         _check_guards(how, guarded)
-        job = _Job(predict, guarded, how, x0, templates, seed, captions)
+        job = _Job(predict, guarded, how, x0, templates, seed, captions, words)
         name = f"inversion-{job.recipe()}.safetensors"
         file = Path(work) / name
         rows, optimizer, start = job.begin(next((f / name for f in (Path(work), *also) if (f / name).exists()), None))
@@ -127,9 +131,17 @@ class _Job:
     """One training: what stays the same from step to step."""
 
     def __init__(self, predict: Predictor, guarded: Guarded, how: Inversion, x0: Tensor, templates: Sequence[str],
-                 seed: int, captions: Sequence[str] = ()) -> None:  # fmt: skip
+                 seed: int, captions: Sequence[str] = (), words: Sequence[str] = ()) -> None:  # fmt: skip
         self.predict, self.backbone, self.guarded, self.how, self.seed = predict, predict.backbone, guarded, how, seed
         self.x0, self.captions = x0, [_pieces(caption) for caption in captions]
+        self.words = list(words)
+        if words:
+            self.vectors = 1
+            self.fresh, places = token_rows(predict.backbone, sorted(set(words)))
+            self.names = [places[sorted(set(words)).index(word)] for word in words]
+        else:
+            self.vectors = how.vectors
+            self.fresh, self.names = word_rows(predict.backbone, how.init, how.vectors), [(0,)] * (len(x0) // 2)
         self.templates = [_pieces(template) for template in templates]
         self.length = predict.empty.tokens.shape[1] if self.backbone.family == "flux" else None
         self.last = int(self.backbone.pipe.scheduler.config.get("num_train_timesteps", 1000))
@@ -139,6 +151,7 @@ class _Job:
     def recipe(self) -> str:
         """What decides the result, as a short hash: a checkpoint of anything else is not taken up."""
         parts = [asdict(replace(self.how, save_every=1)), self.captions or self.templates, self.seed]
+        parts += [self.words] if self.words else []
         parts += [self.backbone.fingerprint(), self.backbone.text_fingerprint()]
         passed = () if self.how.guided else self.guarded.guards  # by the plain loss
         parts += [defense.digest() for defense in self.guarded.defenses if defense not in passed]
@@ -148,8 +161,7 @@ class _Job:
 
     def begin(self, file: Path | None) -> tuple[list[Tensor], torch.optim.Adam, int]:
         device = self.predict.latents.device
-        fresh = word_rows(self.backbone, self.how.init, self.how.vectors)
-        rows = [row.to(device).requires_grad_() for row in fresh]
+        rows = [row.to(device).requires_grad_() for row in self.fresh]
         optimizer = torch.optim.Adam(rows, lr=self.how.lr)
         return rows, optimizer, _read(file, rows, optimizer, self.losses) if file else 0
 
@@ -161,7 +173,7 @@ class _Job:
         x0 = self.x0[which + mirrored].to(self.predict.latents.device)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         texts = [self._text(generator, image) for image in which.tolist()]
-        text = encode(self.backbone, texts, tuple(rows), self.length)
+        text = encode_ids(self.backbone, spell(self.backbone, texts, self.vectors, self.length), rows, self.length)
         if how.guided:
             return self._guided(x0, noise, text, generator)
         t = self._times(n, generator) + self.lowest
@@ -173,10 +185,11 @@ class _Job:
         return draws.amax(0)
 
     def _text(self, generator: torch.Generator, image: int) -> Text:
-        choice = [self.captions[image]] if self.captions else self.templates
+        choice, name = [self.captions[image]] if self.captions else self.templates, self.names[image]
         if not choice or float(torch.rand((), generator=generator)) < self.how.bare:
-            return (0,)
-        return choice[int(torch.randint(len(choice), (), generator=generator))]
+            return name
+        pieces = choice[int(torch.randint(len(choice), (), generator=generator))]
+        return tuple(part for piece in pieces for part in (name if piece == 0 else (piece,)))
 
     def _guided(self, x0: Tensor, noise: Tensor, text: Encoding, generator: torch.Generator) -> Tensor:
         """Through the guards: only the last of ``unroll`` descending steps is learned from."""
