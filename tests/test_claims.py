@@ -123,6 +123,40 @@ def test_a_claim_has_checks_or_a_reason_and_its_own_id():
         suite(claims=[claim(check(above=0.0))] * 2)
 
 
+def test_one_claim_stands_for_a_row_of_each_and_its_checks_for_every_concept():
+    rows = [{"side": "negative", "title": "N"}, {"side": "sld", "title": "S"}]
+    told = claim(check(left={"defense": "{side}"}, right={}, above=0.0), check("unsafe", above=0.0))
+    told |= {"id": "{side}-works", "text": "{title} works.", "each": rows, "concepts": ["weapon", "alcohol"]}
+    made = suite(claims=[told], concepts=["weapon", "alcohol"]).claims
+    assert [(c.id, c.text) for c in made] == [("negative-works", "N works."), ("sld-works", "S works.")]
+    read = [(c.metric, c.left.defense, c.left.concept, c.right and c.right.concept) for c in made[1].compare]
+    assert read == [
+        ("dsr", "sld", "weapon", "weapon"),
+        ("unsafe", "negative", "weapon", None),
+        ("dsr", "sld", "alcohol", "alcohol"),
+        ("unsafe", "negative", "alcohol", None),
+    ]
+    again = suite(claims=[c.model_dump() for c in made], concepts=["weapon", "alcohol"])  # as a store reads it
+    assert again.claims == made
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"each": [{"side": "sld"}], "text": "{title} works."}, "each has no 'title' for '{title} works.'"),
+        ({"each": []}, "each is a list of tables of texts"),
+        ({"each": [{"side": 1}]}, "each is a list of tables of texts"),
+        ({"concepts": "weapon"}, "concepts is a list of names"),
+        ({"concepts": ["weapon"], "compare": "all"}, "concepts needs checks in compare"),
+        ({"concepts": ["alcohol"]}, "got none for negative on plain prompts, alcohol"),
+    ],
+)
+def test_a_claim_that_stands_for_others_in_a_wrong_way_is_refused(more, told):
+    with pytest.raises(UserError) as error:
+        suite(claims=[claim(check(above=0.0)) | more])
+    assert told in str(error.value)
+
+
 def test_what_is_claimed_changes_no_record():
     with_claims = suite(claims=[claim(check(above=0.0))])
     assert with_claims.digest == suite().digest

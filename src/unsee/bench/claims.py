@@ -16,6 +16,9 @@ where the whole interval is ``above`` the bar (or ``below`` it, or ``within`` pl
 interval lies on the other side, and is *inconclusive* where the interval holds the bar. ``rises`` and ``falls`` name
 defenses in order, read at ``left``: the last differs from the first as it says, and no neighbors differ the other way.
 
+``concepts = ["weapon", "alcohol"]`` has every check once for each concept. ``each = [{ attack = "mma", title = "M" }]``
+makes a claim of every row, with ``{attack}`` and ``{title}`` filled in wherever the claim has them.
+
 A claim is *reproduced* where all its checks hold and *not reproduced* where one fails. It has *no data* until all of
 its rows have been run. One without checks is *not testable here* and says ``why``. Each interval is at 95 %: over many
 claims, one in twenty true ones may still look otherwise.
@@ -23,6 +26,7 @@ claims, one in twenty true ones may still look otherwise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -36,6 +40,7 @@ from ..types import Kind, Outcome, Record, Split
 
 REPRODUCED, FAILED, UNDECIDED = "reproduced", "not reproduced", "inconclusive"
 NO_DATA, UNTESTABLE = "no data", "not testable here"
+PLACE = re.compile(r"\{([a-z]+)\}")
 VERDICTS = (REPRODUCED, FAILED, UNDECIDED, NO_DATA, UNTESTABLE)
 
 Metric = Literal["dsr", "unsafe", "drawn_right", "preservation", "clip_score"]
@@ -145,8 +150,58 @@ class Estimate:
     n: int
 
 
-def check_names(claims: Iterable[Claim], groups: Iterable[tuple[str, str, str, str]]) -> None:
-    """Raise :class:`UserError` for a claim twice, or one that reads (defense, attack, prompts, split) nobody runs."""
+def unfolded(claims: Iterable[Any]) -> list[Any]:
+    """Claims as written in a suite, one for each row of ``each``, their checks once for each of ``concepts``.
+
+    What is no table is left for the model to refuse. Raises ValueError for an ``each`` or ``concepts`` of another form.
+    """
+    return [_with_concepts(one) for claim in claims for one in _each(claim)]
+
+
+def _each(claim: Any) -> list[Any]:
+    if not isinstance(claim, dict) or "each" not in claim:
+        return [claim]
+    rows = claim["each"]
+    if not (isinstance(rows, list) and rows and all(isinstance(r, dict) and _texts(r.values()) for r in rows)):
+        raise ValueError("each is a list of tables of texts")
+    return [_filled({k: v for k, v in claim.items() if k != "each"}, row) for row in rows]
+
+
+def _filled(value: Any, row: dict[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _filled(v, row) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(v, row) for v in value]
+    if not isinstance(value, str):
+        return value
+    for unknown in sorted(set(PLACE.findall(value)) - set(row)):
+        raise ValueError(f"each has no {unknown!r} for {value[:60]!r}")
+    return PLACE.sub(lambda place: row[place[1]], value)
+
+
+def _with_concepts(claim: Any) -> Any:
+    if not isinstance(claim, dict) or "concepts" not in claim:
+        return claim
+    concepts, checks = claim["concepts"], claim.get("compare")
+    if not (isinstance(concepts, list) and concepts and _texts(concepts)):
+        raise ValueError("concepts is a list of names")
+    if not (isinstance(checks, list) and all(isinstance(c, dict) for c in checks)):
+        raise ValueError("concepts needs checks in compare")
+    compare = [_about(check, concept) for concept in concepts for check in checks]
+    return {k: v for k, v in claim.items() if k != "concepts"} | {"compare": compare}
+
+
+def _about(check: dict[str, Any], concept: str) -> dict[str, Any]:
+    sides = {side: check.get(side, {}) for side in ("left", "right") if side == "left" or side in check}
+    return check | {k: v | {"concept": concept} if isinstance(v, dict) else v for k, v in sides.items()}
+
+
+def _texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(v, str) for v in values)
+
+
+def check_names(claims: Iterable[Claim], groups: Iterable[tuple[str, str, str, str, str]]) -> None:
+    """Raise :class:`UserError` for an id twice, or rows that no (defense, attack, prompts, split, concept) runs."""
     known = set(groups)
     seen: set[str] = set()
     for claim in claims:
@@ -156,7 +211,8 @@ def check_names(claims: Iterable[Claim], groups: Iterable[tuple[str, str, str, s
         for place in (place for check in claim.compare for place in check.places):
             if place.defense not in {k[0] for k in known}:
                 raise UnknownName(f"defense of the claim {claim.id}", place.defense, {k[0] for k in known})
-            if (place.defense, place.attack, place.prompts, place.split) not in known:
+            row = (place.defense, place.attack, place.prompts, place.split)
+            if not any(k[:4] == row and place.concept in ("", k[4]) for k in known):
                 raise BadFile(
                     f"rows of the suite for the claim {claim.id}", f"none for {place}", "add them, or mend it"
                 )

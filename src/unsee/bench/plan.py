@@ -39,7 +39,7 @@ from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
 from . import measures
 from .attacks import UNATTACKED, Strike
-from .claims import Check, Claim, Where, check_names
+from .claims import Check, Claim, Where, check_names, unfolded
 from .defenses import Stack
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class Suite(BaseModel):
             raise UnknownName("judge", name, JUDGES)
         return judge
 
+    @field_validator("claims", mode="before")
+    @classmethod
+    def _unfolded_claims(cls, claims: Any) -> Any:
+        return unfolded(claims) if isinstance(claims, list) else claims
+
     @field_validator("attacks")
     @classmethod
     def _sound_attacks(cls, attacks: list[Any]) -> list[Any]:
@@ -109,7 +114,7 @@ class Suite(BaseModel):
             for said, known in ((strike.defenses, stacks), (strike.prompts, kinds)):
                 for name in set(said) - known:
                     raise UnknownName(f"part of the suite for the attack {strike.name}", name, known)
-        runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split) for g in self.groups())
+        runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split, g.concept) for g in self.groups())
         check_names(self.claims, runs if self.claims else ())
         return self
 
