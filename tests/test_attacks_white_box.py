@@ -189,6 +189,29 @@ def test_straight_through_is_exact_forward_and_a_sigmoid_at_zero_backward():
     assert torch.autograd.grad(out.sum(), margin)[0].tolist() == [0.25, 0.25, 0.25]
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("alpha", [-0.9, 1e3], ids=["every-word", "no-word"])
+def test_the_choice_of_words_shows_attacks_how_to_turn_it(family, alpha, monkeypatch):
+    made, said = tiny(family), ["red x", "g red"]
+
+    def seen():
+        with protect(made, SAFREE(phrases=("dagger", "axes"), alpha=alpha)), facing(made) as victim:
+            x0 = torch.randn(2, *_shape(victim), generator=torch.Generator().manual_seed(0))
+            latents, truth = victim.noised(x0, x0.flip(0), 500)
+            with torch.no_grad():
+                drawn = victim.losses(latents, 500, victim.encode(said), said, truth, guidance=4.0)
+            words = Vocabulary.of(victim.backbone)
+            places = Places(victim.backbone, words, [("red ", None), (None, " red")])
+            leaves = words.leaves(torch.tensor([[words.texts.index("x")], [words.texts.index("g")]]))
+            loss = victim.losses(latents, 500, places.read(victim, leaves), said, truth, guidance=4.0)
+            torch.testing.assert_close(loss, drawn)
+            return torch.cat([slope.flatten() for slope in torch.autograd.grad(loss.sum(), leaves)])
+
+    turned = seen()
+    monkeypatch.setattr(SAFREE, "_margins", lambda *none: {})
+    assert not torch.allclose(turned, seen(), rtol=1e-2, atol=0)
+
+
 class Hides(Guard):
     name = "hides"
 

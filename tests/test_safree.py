@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from unsee.attacks.words import Places, Vocabulary
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.errors import UnknownName, Unsupported, UserError
 from unsee.guards import Defense, protect
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE, basis, damp, projector, residuals, triggers
-from unsee.guards.safree.subspace import text_ends
+from unsee.guards.safree.subspace import left_out, margins, text_ends
 from unsee.unlearn.inversion import encode_ids, spell, vocabulary, word_rows
 
 built = functools.cache(tiny)
@@ -67,8 +68,10 @@ def test_a_trigger_is_farther_than_the_others_are_on_average():
     for alpha in (0.01, 0.2, -0.5):
         want = [x >= (1 + alpha) * np.mean([y for j, y in enumerate(d) if j != i]) for i, x in enumerate(d)]
         assert triggers(torch.tensor(d).double(), alpha).tolist() == want
+        assert (margins(torch.tensor(d).double(), alpha) >= 0).tolist() == want
     assert triggers(torch.tensor([1.0]), 0.01).tolist() == [True]
     assert triggers(torch.zeros(0), 0.01).tolist() == []
+    assert margins(torch.tensor([1.0]), 0.01).tolist() == [0.0]  # nothing turns it
 
 
 @pytest.mark.parametrize("case", [(0.0, 0), (0.5333, 5), (0.6, 10), (2.0, 10)], ids=str)
@@ -223,6 +226,29 @@ def test_an_attackers_token_is_tested_like_a_word():
 
 
 # ---- what is refused ----
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux"])
+def test_distances_follow_a_words_embedding(family):
+    """What an attack learns from: a word given as its embedding is that word, and slopes in it are true."""
+    backbone = adapter(built(family))
+    words = Vocabulary.of(backbone)
+    ids = Places(backbone, words, [("red ", None, " dagger")]).ids
+    rows = [own[words.texts.index("x")].clone().requires_grad_() for own in words.rows]
+    said = left_out(backbone, spell(backbone, ["red x dagger"]), None)
+
+    def columns(step=0.0, along=rows):
+        return left_out(backbone, ids, None, [row + step * a for row, a in zip(rows, along, strict=True)])
+
+    for name, column in columns().items():
+        torch.testing.assert_close(column.detach(), said[name])
+        probe = torch.randn(column.shape, generator=torch.Generator().manual_seed(0)).double()
+        slopes = torch.autograd.grad((column * probe).sum(), rows, allow_unused=True, retain_graph=True)
+        slopes = [torch.zeros_like(r) if s is None else s for s, r in zip(slopes, rows, strict=True)]
+        size = sum(float(s.square().sum()) for s in slopes) ** 0.5
+        with torch.no_grad():
+            high, low = ((columns(step / size, slopes)[name] * probe).sum() for step in (1e-2, -1e-2))
+        assert float(high - low) / 2e-2 == pytest.approx(size, rel=0.05) and size > 0
 
 
 @pytest.mark.parametrize("name", ["prompt_embeds", "clip_skip", "prompt_2"])

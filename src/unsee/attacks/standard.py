@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-VERSION = "4"
+VERSION = "5"
 CONTROL = "random-tokens"
 BUDGETS: dict[str, dict[str, Any]] = {
     "paraphrase": {},

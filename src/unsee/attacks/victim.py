@@ -167,7 +167,7 @@ class Victim:
         if self.backbone.family == "flux":
             more["negative_prompt"] = [""] * len(said)
         arguments: dict[str, Any] = {self.backbone.guidance_argument: w, "num_inference_steps": 1, **more}
-        with self._guarded.generation(list(said), **arguments):
+        with self._guarded.generation(list(said), reads=text, **arguments):
             if self.backbone.stacked:
                 both = self._values(torch.cat([latents, latents]), t, joined([empty, text]))
                 u, p = first(denoiser(**both)).float().chunk(2)

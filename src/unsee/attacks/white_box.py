@@ -4,8 +4,8 @@ The images are the original model's for the very prompts that are attacked: an a
 model too. They are drawn first, with everything taken off for that time; nothing of it reaches what is found.
 
 Adaptive (the default), the loss goes through every guard, with gradients; see ``victim.py``. What a guard decides hard
-is decided in each step for the text as it is then. SafeRedir gives its decision a straight-through slope (not in
-reference mode, which never acts on a first step); SAFREE's choice of words has none.
+is decided in each step for the text as it is then, and has a straight-through slope: SafeRedir's decision (not in
+reference mode, which never acts on a first step) and SAFREE's choice of words.
 """
 
 from __future__ import annotations

@@ -33,12 +33,13 @@ class Encoding:
     pooled: Tensor | None = None  # (B, P); None where the family has none (SD 1.x, 2.x)
     ids: tuple[Tensor, ...] = ()  # one (B, L_i) per tokenizer
     masks: tuple[Tensor, ...] = ()  # same shapes, 1 = a token that is not padding
+    named: tuple[Tensor, ...] = ()  # embeddings that negative ids stand for, (R, D_i) per text encoder
 
     def rows(self, index: Any) -> Encoding:
         """The rows of ``index``: a slice, or a list of row numbers."""
         pooled = None if self.pooled is None else self.pooled[index]
         ids, masks = (tuple(part[index] for part in parts) for parts in (self.ids, self.masks))
-        return Encoding(self.tokens[index], pooled, ids, masks)
+        return Encoding(self.tokens[index], pooled, ids, masks, self.named)
 
 
 class Backbone:

@@ -102,14 +102,16 @@ class Guarded:
         return f"protect({', '.join([type(self.pipe).__name__, *map(repr, self.defenses)])})"
 
     @contextmanager
-    def generation(self, *args: Any, **kwargs: Any) -> Iterator[Generation]:
+    def generation(self, *args: Any, reads: Encoding | None = None, **kwargs: Any) -> Iterator[Generation]:
         """Opens a generation as the pipeline's call with these arguments would, for code that calls the
-        denoiser itself (an attack that needs gradients). Yields it; ``decisions`` are set at the end."""
+        denoiser itself (an attack that needs gradients; ``reads`` are its prompts with the embeddings that it
+        learns). Yields it; ``decisions`` are set at the end."""
         if not self._attached:
             raise Unsupported("a protected pipeline", "a detached one", "call protect(...) again")
         with self._lock:
             self._check_pipeline()
             opened = self._open(args, kwargs)
+            opened.reads = reads
             outer = getattr(self._here, "generation", None)
             self._here.generation = opened
             _active().append(self)

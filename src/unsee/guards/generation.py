@@ -32,6 +32,7 @@ class Generation:
     step: Step | None = None
     calls: int = 0  # of the denoiser
     drawing: bool = False  # the pipeline itself is running, not code that calls the denoiser
+    reads: Encoding | None = None  # of an attack: the prompts as ids, some of which name embeddings that take slopes
 
     @classmethod
     def of(cls, backbone: Backbone, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Self:
@@ -51,6 +52,12 @@ class Generation:
             negatives=_per_image(backbone.texts(arguments, "negative_"), prompts, each),
             decisions=[[] for _ in range(prompts * each)],
         )
+
+    @property
+    def slopes(self) -> Encoding | None:
+        """``reads``, if somebody wants to know how what a guard decides depends on the words."""
+        wanted = torch.is_grad_enabled() and self.reads is not None and any(r.requires_grad for r in self.reads.named)
+        return self.reads if wanted else None
 
     @property
     def total(self) -> int:

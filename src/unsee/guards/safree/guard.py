@@ -20,6 +20,7 @@ from .subspace import (
     Part,
     basis,
     left_out,
+    margins,
     residuals,
     summaries,
     text_ends,
@@ -141,17 +142,20 @@ class SAFREE(Guard):
     def on_positive(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
         if state is None:
             return None
-        total = step.generation.total
-        acting = [f.acts and step.index <= self.last_step(f.last, total) for f in state.filters]
+        total, slopes = step.generation.total, step.generation.slopes
+        early = [step.index <= self.last_step(f.last, total) for f in state.filters]
+        acting = [f.acts and soon for f, soon in zip(state.filters, early, strict=True)]
         state.original = text
         changed = text
-        for i, (found, acts) in enumerate(zip(state.filters, acting, strict=True)):
-            for part in found.parts if acts else ():
-                changed = _put(changed, part, i, part.merge(part.view.of(text)[i], self.order))
+        for i, found in enumerate(state.filters):
+            over = self._margins(step.generation, slopes.rows([i]), found) if slopes and early[i] else {}
+            for part in found.parts if acting[i] or over else ():
+                rows = part.merge(part.view.of(text)[i], self.order, over.get(part.view.name))
+                changed = _put(changed, part, i, rows)
         moved = (changed.tokens.float() - text.tokens.float()).flatten(1).norm(dim=1)
         said = [list(found.words) for found in state.filters]
         step.record(self, "filtered" if any(acting) else "let through", acted=acting, triggers=said, strength=moved)
-        return changed if any(acting) else None
+        return None if changed is text else changed
 
     def guide(self, step: Step, state: State | None) -> Tensor | None:
         if not self.re_attention or state is None or state.original is None or step.positive is None:
@@ -171,6 +175,14 @@ class SAFREE(Guard):
         if self.filtering == "off":
             return steps
         return max(round((last + 1) * steps / DESIGNED_FOR) - 1, 0) if self.scale_steps else last
+
+    def _margins(self, generation: Generation, reads: Encoding, found: Filter) -> Columns:
+        """By view, how far each token of one prompt is over the bar: for whoever takes slopes by ``reads``."""
+        columns = left_out(generation.backbone, reads.ids, _length(generation), reads.named)
+        return {
+            part.view.name: margins(residuals(columns[part.view.name][: len(part.triggers)], part.concept), self.alpha)
+            for part in (found.parts if columns else ())
+        }
 
     def _last(self, parts: Sequence[Part], whole: Encoding, ends: Sequence[Tensor]) -> int:
         """t' from how far the projection turns the rows that are read; 0 for a prompt without tokens."""

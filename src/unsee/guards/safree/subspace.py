@@ -67,15 +67,27 @@ class Part:
         outside = rows - rows @ c @ c.T
         return outside @ i @ i.T
 
-    def merge(self, rows: Tensor, order: str) -> Tensor:
-        """``(L, D)`` with the triggers' rows projected; in the pooled embedding any trigger counts."""
-        where = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-        if self.view.rows is None:
-            where[:] = bool(self.triggers.any())
-        else:
-            where[self.view.start : self.view.start + len(self.triggers)] = self.triggers.to(rows.device)
-        wide = rows.float()
-        return torch.where(where[:, None], self.project(wide, order), wide).to(rows)
+    def merge(self, rows: Tensor, order: str, margin: Tensor | None = None) -> Tensor:
+        """``(L, D)`` with the triggers' rows projected; in the pooled embedding any trigger counts.
+
+        ``margin`` (:func:`margins`, with slopes) changes no value: backward, being a trigger has the slope at 0 of
+        the margin's sigmoid, as SafeRedir's decision has.
+        """
+        where, wide = self._placed(self.triggers, rows), rows.float()
+        projected = self.project(wide, order)
+        merged = torch.where(where[:, None], projected, wide)
+        if margin is not None:
+            merged = merged + self._placed((margin - margin.detach()) / 4, wide)[:, None].to(wide) * (projected - wide)
+        return merged.to(rows)
+
+    def _placed(self, values: Tensor, rows: Tensor) -> Tensor:
+        """A value for each token ``(N,)`` → for each row ``(L,)``, else 0; the pooled embedding has the largest."""
+        placed = values.new_zeros(len(rows))
+        if self.view.rows is not None:
+            placed[self.view.start : self.view.start + len(values)] = values
+        elif len(values):
+            placed[:] = values.amax()
+        return placed.to(rows.device)
 
 
 def basis(rows: Tensor) -> Tensor:
@@ -102,6 +114,14 @@ def triggers(d: Tensor, alpha: float) -> Tensor:
     """``(N,)`` distances → which tokens are triggers. One alone is: the mean of no others compares with nothing."""
     others = (d.sum() - d) / (len(d) - 1) if len(d) > 1 else torch.full_like(d, math.nan)
     return ~(d < (1.0 + alpha) * others)
+
+
+def margins(d: Tensor, alpha: float) -> Tensor:
+    """``(N,)`` distances → how far each token is above the bar of :func:`triggers`, in the distances' own spread."""
+    if len(d) < 2:
+        return torch.zeros_like(d)
+    others = (d.sum() - d) / (len(d) - 1)
+    return (d - (1.0 + alpha) * others) / d.detach().std().clamp(min=RCOND)
 
 
 def summaries(
@@ -141,7 +161,7 @@ def text_ends(backbone: Backbone, ids: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def left_out(backbone: Backbone, ids: Sequence[Tensor], length: int | None) -> Columns:
+def left_out(backbone: Backbone, ids: Sequence[Tensor], length: int | None, rows: Sequence[Tensor] = ()) -> Columns:
     """Summaries of the text with token i overwritten by id 0, for each i, in all encoders; empty without tokens."""
     starts = [0 if "T5" in type(tokenizer).__name__ else 1 for _, tokenizer in pairs(backbone)]
     counts = [int(end) - start for end, start in zip(text_ends(backbone, ids), starts, strict=True)]
@@ -149,7 +169,7 @@ def left_out(backbone: Backbone, ids: Sequence[Tensor], length: int | None) -> C
     for own, start, n in zip(copies, starts, counts, strict=True):
         own[torch.arange(n), start + torch.arange(n)] = 0
     made = [
-        summaries(backbone, [own[i : i + AT_ONCE] for own in copies], length=length)
+        summaries(backbone, [own[i : i + AT_ONCE] for own in copies], rows, length)
         for i in range(0, max(counts), AT_ONCE)
     ]
     return {name: torch.cat([part[name] for part in made]) for name in made[0]} if made else {}

@@ -58,7 +58,7 @@ def encode_ids(
     """
     with _reading(backbone, ids, rows):
         tokens, pooled = backbone._encode([""] * len(ids[0]), length)
-    return Encoding(tokens, pooled, tuple(ids))
+    return Encoding(tokens, pooled, tuple(ids), named=tuple(rows))
 
 
 def encode(backbone: Backbone, texts: Sequence[Text], rows: Rows, length: int | None = None) -> Encoding:
