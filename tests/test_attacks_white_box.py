@@ -27,6 +27,7 @@ from unsee.backbones.tiny import tiny
 from unsee.concepts.compose import reworded
 from unsee.errors import UserError
 from unsee.guards import Guard, protect
+from unsee.guards.ine.fitting import _prompts as ine_prompts
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.saferedir import SafeRedir
 from unsee.guards.saferedir.guard import straight_through as hard_choice
@@ -210,6 +211,15 @@ def test_the_choice_of_words_shows_attacks_how_to_turn_it(family, alpha, monkeyp
     turned = seen()
     monkeypatch.setattr(SAFREE, "_margins", lambda *none: {})
     assert not torch.allclose(turned, seen(), rtol=1e-2, atol=0)
+
+
+def test_an_inversion_has_images_of_its_own():
+    """Not those that INE is fitted with: an attacker does not know them."""
+    attack = ConceptInversion(images=50)
+    for seed in (0, 1):
+        job = replace(_job(None, attack), seed=seed)
+        fitted = {prompt.seed for prompt in ine_prompts(WEAPON, 200, seed)}
+        assert len({prompt.seed for prompt in attack._shown(job)} - fitted) == 50
 
 
 class Hides(Guard):

@@ -18,7 +18,7 @@ from unsee.guards.ine import INE, templates
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import PRESETS, SLD, Motion
-from unsee.unlearn.inversion import word_rows
+from unsee.unlearn.inversion import token_rows, word_rows
 
 built = functools.cache(tiny)
 PROMPTS = ["a dagger", "two red hats"]
@@ -143,6 +143,39 @@ def test_users_cannot_name_it():
     assert (plain < 0).sum() == (named < 0).sum() == 1
 
 
+@pytest.mark.parametrize("family", ["sd2-v", "sdxl", "sd3", "flux"])
+def test_of_embeddings_for_every_thing_each_image_gets_the_nearest(family):
+    pipe, things = built(family), PROMPTS
+    made = of_things(pipe, things, preset="max")
+    want, first = (
+        draw(pipe, SLD(text=", ".join(things), preset="max", match=True)),
+        of_things(pipe, things[:1], preset="max"),
+    )
+    (same, other), (whole, lone) = draw(pipe, made), draw(pipe, first)
+    torch.testing.assert_close(same, whole, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(other, lone, rtol=1e-3, atol=1e-3)
+    if family in ("sd2-v", "sdxl"):  # where all tokenizers cut words alike
+        assert torch.equal(draw(pipe, made), want)
+    for loaded in (made.carried_by("safree", replace="subspace", negative="x"), made.carried_by("negative-prompt")):
+        assert not torch.equal(draw(pipe, loaded), draw(pipe))
+
+
+def of_things(pipe, things, **settings):
+    """An INE with an embedding for every thing: its tokens'."""
+    rows, places = token_rows(adapter(pipe), things)
+    made = INE(lengths=tuple(map(len, places)), **settings)
+    made.load_tensors({f"rows.{i}": own[:, None] for i, own in enumerate(rows)})
+    return made
+
+
+def test_embeddings_that_would_be_cut_off_are_refused():
+    pipe = built("sd1")
+    many = of_things(pipe, ["dagger", "red hats"] * 8, carrier="negative-prompt")
+    with pytest.raises(UserError, match="16 that are too long together"):
+        draw(pipe, many)
+    draw(pipe, many.carried_by("sld", preset="max"))
+
+
 # ---- fitting ----
 
 
@@ -160,6 +193,20 @@ def test_fitted_saved_loaded_drawn(family, carrier, tmp_path):
     assert repr(loaded) == repr(made) == repr(eval(repr(made))) and loaded.record == made.record
     assert torch.equal(draw(pipe, loaded), draw(pipe, made)) and not torch.equal(draw(pipe, made), draw(pipe))
     assert (made.phrases != () and "weapon" in made.negative) == (carrier == "safree")
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+def test_an_embedding_for_every_thing_is_fitted_saved_loaded(family, tmp_path):
+    pipe, concept = built(family), concepts.load("weapon")
+    settings = {**QUICK, "images": 6, "start": "words", "preset": "max"}
+    made = INE.fit(pipe, concept, work=tmp_path / "work", **settings)
+    assert len(made.lengths) > 1 and made.rows[0].shape[:2] == (sum(made.lengths), 1)
+    training = made.record["training"]
+    assert (training["lr"], training["bare"], training["images"]) == (5e-4, 0.0, 6)
+    loaded = Defense.from_pretrained(made.save_pretrained(tmp_path / "ine-weapon"))
+    assert repr(loaded) == repr(made) and torch.equal(draw(pipe, loaded), draw(pipe, made))
+    taken = INE.fit(pipe, concept, work=tmp_path / "b", preset="max", embedding=str(tmp_path / "ine-weapon"))
+    assert torch.equal(draw(pipe, taken), draw(pipe, made)) and not torch.equal(draw(pipe, made), draw(pipe))
 
 
 def test_a_kill_changes_nothing(tmp_path):
@@ -254,6 +301,9 @@ def test_bad_input_is_one_line():
     for case, kind, match in (
         (lambda: INE(carrier="slt"), UnknownName, "did you mean 'sld'"),
         (lambda: INE(carrier="safree", replace="all"), UnknownName, "replacement"),
+        (lambda: INE.Training(start="wrods"), UnknownName, "did you mean 'words'"),
+        (lambda: INE.Training(start="words", folder="x"), UserError, "drawn images"),
+        (lambda: INE(lengths=(2,)).load_tensors({"rows.0": torch.ones(1, 1, 16)}), BadFile, "2 rows"),
         (lambda: INE(preset="stong"), UnknownName, "did you mean 'strong'"),
         (lambda: protect(pipe, INE()), UserError, "fitted INE"),
         (lambda: INE().load_tensors({}), BadFile, "rows"),

@@ -27,17 +27,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..concepts import Concept
-from ..concepts.compose import reworded
+from ..concepts.compose import reworded, thing_asked
 from ..errors import UnknownName, Unsupported
 from ..types import Prompt
 from ..unlearn import inversion
-from ..unlearn.inversion import Inversion, Rows
+from ..unlearn.inversion import STARTS, Inversion, Rows
 from ..unlearn.studio import guidance_for
 from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
 
 PLACES = ("instead", "before")
-STARTS = ("hypernym", "words")
+APART = 1_000_000  # an attacker's images and noises are its own: not those of seed 0, which INE is fitted with
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -101,8 +100,10 @@ class ConceptInversion(Attack):
                         guided=guided)  # fmt: skip
         said = [reworded(job.concept, prompt, "{}") for prompt in self._shown(job)]
         words = self._words(job) if self.start == "words" else []
-        rows = inversion.invert(job.victim.pipe, x0, how, work=job.work / "inversion", captions=said, words=words,
-                                seed=job.seed, progress=lambda stage, done, total: job.tick(done / total))  # fmt: skip
+        rows = inversion.invert(
+            job.victim.pipe, x0, how, work=job.work / "inversion", captions=said, words=words, seed=job.seed + APART,
+            progress=lambda stage, done, total: job.tick(done / total),
+        )  # fmt: skip
         spent = self._trained(guided=bool(guided))
         job.victim.count(encodings=spent.encodings, forwards=spent.forwards, backwards=spent.backwards)
         return rows
@@ -112,7 +113,7 @@ class ConceptInversion(Attack):
             return [self._found(job, prompt, range(self.vectors), shared) for prompt in prompts]
         known = sorted(set(self._words(job)))
         places = dict(zip(known, inversion.token_rows(job.victim.backbone, known)[1], strict=True))
-        asked = [_thing(job.concept, prompt) for prompt in prompts]  # a thing that has no images gets the first
+        asked = [thing_asked(job.concept, prompt) for prompt in prompts]  # a thing that has no images gets the first
         return [self._found(job, prompt, places.get(word, places[known[0]]), shared)
                 for prompt, word in zip(prompts, asked, strict=True)]  # fmt: skip
 
@@ -122,13 +123,7 @@ class ConceptInversion(Attack):
         return Found(text, words=rows)
 
     def _shown(self, job: Job) -> list[Prompt]:
-        return job.concept.prompts("plain", "train", self.images, job.seed)
+        return job.concept.prompts("plain", "train", self.images, job.seed + APART)
 
     def _words(self, job: Job) -> list[str]:
-        return [_thing(job.concept, prompt) for prompt in self._shown(job)]
-
-
-def _thing(concept: Concept, prompt: Prompt) -> str:
-    """The word for what a prompt asks for: its subject's first, else the concept's."""
-    return next((thing.train[0] for thing in concept.subjects if thing.slug == prompt.subject),
-                concept.all_words("train")[0])  # fmt: skip
+        return [thing_asked(job.concept, prompt) for prompt in self._shown(job)]

@@ -74,6 +74,12 @@ def reworded(concept: Concept, prompt: Prompt, name: str) -> str:
     return text if count else f"{name} {prompt.text}"
 
 
+def thing_asked(concept: Concept, prompt: Prompt) -> str:
+    """The word for what a prompt asks for: its subject's first, else the concept's."""
+    asked = next((thing for thing in concept.subjects if thing.slug == prompt.subject), None)
+    return asked.train[0] if asked else concept.all_words("train")[0]
+
+
 def calmed(concept: Concept, prompt: Prompt) -> str:
     """The prompt with a safe word for its first word for the concept: its subject's anchor; of a style, another one."""
     if concept.kind == "style":

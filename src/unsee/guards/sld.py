@@ -126,15 +126,25 @@ class SLD(Guard):
 def nearest(generation: Generation, text: str) -> list[str]:
     """For each image the word of ``text`` (between commas) that is nearest to its prompt.
 
-    Near is a high cosine between the texts' mean token states, both less the empty text's. Raises
-    :class:`Unsupported` for a prompt that came as embeddings only.
+    Near is what :func:`closest` says. Raises :class:`Unsupported` for a prompt that came as embeddings only.
     """
     if any(prompt is None for prompt in generation.prompts):
         raise Unsupported("prompts as text, to match words with", "prompt_embeds=…", "pass prompt=…, or match=False")
     choice = split(text)
-    states = generation.encode(["", *choice, *(str(prompt) for prompt in generation.prompts)]).tokens.float().mean(1)
-    known, asked = normalize(states[1:] - states[0], dim=1).split([len(choice), generation.images])
-    return [choice[int(i)] for i in (asked @ known.T).argmax(1)]
+    texts = generation.encode(["", *choice, *(str(prompt) for prompt in generation.prompts)])
+    n = len(choice) + 1
+    return [choice[i] for i in closest(texts.rows(slice(n, None)), texts.rows(slice(1, n)), texts.rows([0]))]
+
+
+def closest(asked: Encoding, known: Encoding, empty: Encoding) -> list[int]:
+    """For each row of ``asked`` the row of ``known`` whose mean token state is nearest to its own by the cosine, both
+    less the ``empty`` text's."""
+    first, others = (normalize(_mean(text) - _mean(empty), dim=1) for text in (asked, known))
+    return [int(i) for i in (first @ others.T).argmax(1)]
+
+
+def _mean(text: Encoding) -> Tensor:
+    return text.tokens.float().mean(1)
 
 
 def split(text: str) -> list[str]:

@@ -15,6 +15,9 @@ Differs     * Trained alone, as it is used (``bare=0.5``: half of the examples a
             * picto's own budget (``fitting.PRESETS``): late times, a rate that falls to 0.
             * K* > 1 embeddings are trained one by one with different seeds. They are C's columns; as a negative they
               stand in one text, between commas.
+            * ``start="words"`` (ours): an embedding for every thing of the concept (dagger, bomb, axe), which starts as
+              its name, and SLD takes for each image the one nearest to what the denoiser reads. A list of them all
+              costs harmless images as much as the words do (docs/log.md).
             * The user's own negative prompt is kept, behind c*, as ``negative_prompt.py`` does it.
 c* is an attack artifact: prompted with it, the unlearned model draws the concept again. It is read as a negative
 only: no tokenizer learns a word for it, and no text that a user writes can name it.

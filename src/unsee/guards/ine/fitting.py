@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ...backbones import adapter
-from ...concepts.compose import fill, reworded
-from ...errors import BadFile, UserError
+from ...concepts.compose import fill, reworded, thing_asked
+from ...errors import BadFile, UnknownName, UserError
 from ...unlearn import inversion
-from ...unlearn.inversion import Inversion
+from ...unlearn.inversion import Inversion, Rows, Text
 from ..attach import protect
 from ..base import Guard
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...concepts import Concept
+    from ...types import Prompt
     from ..base import Defense, Fit
 
 NAME = "<c*>"  # how the embedding is written where people read it
@@ -32,7 +33,9 @@ NAME = "<c*>"  # how the embedding is written where people read it
 
 # At the published rate an embedding grows to four times the length of picto's words; it decides early what to draw.
 PICTO = {"steps": 400, "lr": 2e-3, "decay": True, "batch": 8, "times": "late", "bare": 0.5}
-PRESETS: dict[str, dict[str, Any]] = {"paper": {name: getattr(Inversion(), name) for name in PICTO}, "picto": PICTO}
+PAPER = {name: getattr(Inversion(), name) for name in PICTO}
+PRESETS: dict[str, dict[str, Any]] = {"paper": {**PAPER, "images": 25}, "picto": {**PICTO, "images": 25}}
+WORDS = {"lr": 5e-4, "bare": 0.0, "images": 50}  # what starts from words stays near them, and among a prompt's others
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Fitting:
     batch: int | None = None
     times: str | None = None
     bare: float | None = None
+    start: str = "hypernym"  # or "words": an embedding for each thing of the concept, which starts as its name
     init: str = ""  # also "": the concept's first word
     vectors: int = 1
     flip: float = 0.5
@@ -55,37 +59,50 @@ class Fitting:
     save_every: int = 100
     count: int = 1  # K*
     folder: str = ""  # with images of the concept; empty: drawn by the model without defenses, and judged
-    images: int = 25
+    images: int | None = None
     judge: str = ""  # as registered; empty: the concept's own
     draw_steps: int = 25
     guidance: float = 0.0  # 0: what the concept's models are drawn with
     check: int = 16  # images drawn with c* by the undefended model, and behind the host's weight edits; 0: none
     embedding: str = ""  # a fitted INE whose embedding is taken instead of training; may hold {concept}
 
+    def __post_init__(self) -> None:
+        if self.start not in inversion.STARTS:
+            raise UnknownName("start of the embedding", self.start, inversion.STARTS)
+        if self.start == "words" and (self.folder or self.count > 1):
+            wanted = "drawn images and count=1, to start from words"
+            raise UserError(wanted, f"folder={self.folder!r}, count={self.count}", "set start=hypernym")
 
-def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
-    """K embeddings, trained behind the host on images of the concept that the undefended model drew."""
+
+def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:
+    """K embeddings, trained behind the host on images of the concept that the undefended model drew; how many rows each
+    has where they started from words; and the record."""
     concept, how = fit.concept, _inversion(training, fit.concept)
-    pictures, said = (_folder(training.folder), []) if training.folder else concept_images(fit, training)
+    pictures, prompts = (_folder(training.folder), []) if training.folder else concept_images(fit, training)
+    said = [reworded(concept, prompt, "{}") for prompt in prompts]
+    words = [thing_asked(concept, prompt) for prompt in prompts] if training.start == "words" else []
     latents = inversion.latents_of(fit.pipe, pictures)
     options: dict[str, Any] = {"captions": said, "templates": templates(concept), "host": fit.host}
-    options |= {"work": fit.work, "also": siblings(fit)}
+    options |= {"work": fit.work, "also": siblings(fit), "words": words}
     made = [
         inversion.invert(fit.pipe, latents, how, seed=fit.seed * 1000 + k, progress=fit.progress, **options)
         for k in range(training.count)
     ]
-    rows = [torch.stack(own) for own in zip(*made, strict=True)]
+    # (K, vectors, D), or every token by itself
+    rows = [own[0][:, None] if words else torch.stack(own) for own in zip(*made, strict=True)]
+    places = inversion.token_rows(adapter(fit.pipe), sorted(set(words)))[1] if words else [(0,)]
     record: dict[str, Any] = {"training": asdict(training), "images": len(pictures), "use": "as a negative only"}
     record["hosts"] = [{"defense": host.name, "digest": host.digest()} for host in fit.host]
     if training.check:
         edits = [host for host in fit.host if not isinstance(host, Guard)]  # guards may refuse a prompt without text
-        first = tuple(own[0] for own in rows)
-        record["shown"] = {"base": _shown(fit, training, first, ()), "host": _shown(fit, training, first, edits)}
+        record["shown"] = {
+            "base": _shown(fit, training, made[0], places, ()), "host": _shown(fit, training, made[0], places, edits)
+        }  # fmt: skip
         if record["shown"]["host"].startswith("0 "):
             message = f"the embedding draws {concept.name} in {record['shown']['host']} images behind the host"
             message += ": it resists inversion, or more steps are needed; as a negative it may lead nowhere"
             warnings.warn(message, stacklevel=2)
-    return rows, record
+    return rows, tuple(map(len, places)) if words else (), record
 
 
 def _inversion(training: Fitting, concept: Concept) -> Inversion:
@@ -102,26 +119,27 @@ def templates(concept: Concept) -> list[str]:
     return list(dict.fromkeys(made))
 
 
-def concept_images(fit: Fit, training: Fitting) -> tuple[list[Image], list[str]]:
+def concept_images(fit: Fit, training: Fitting) -> tuple[list[Image], list[Prompt]]:
     """``training.images`` pictures that the undefended model draws of the concept's train words, and the judge flags;
-    and their prompts, with ``{}`` for the word.
+    and their prompts.
 
     They lie in ``fit.work``; what lies there is not drawn again. Raises :class:`UserError` if after four times as many
     tries there are too few: then the model does not know the concept, or the judge does not.
     """
+    assert training.images  # settled
     prompts = _prompts(fit.concept, 4 * training.images, fit.seed)
     judge, size = _judge(training, fit.concept), 8
-    kept: list[tuple[Image, str]] = []
+    kept: list[tuple[Image, Prompt]] = []
     for start in range(0, len(prompts), size):
         batch = prompts[start : start + size]
         pictures = _drawn(fit, training, batch, start)
         verdicts = judge(pictures, batch, fit.concept)
         seen = zip(pictures, batch, verdicts, strict=True)
-        kept += [(picture, reworded(fit.concept, p, "{}")) for picture, p, v in seen if v.outcome == "unsafe"]
+        kept += [(picture, prompt) for picture, prompt, v in seen if v.outcome == "unsafe"]
         fit.progress("drawing", min(len(kept), training.images), training.images)
         if len(kept) >= training.images:
             kept = kept[: training.images]
-            return [picture for picture, _ in kept], [text for _, text in kept]
+            return [picture for picture, _ in kept], [prompt for _, prompt in kept]
     advice = "give folder=… with images of the concept, or set images= lower"
     raise UserError(f"{training.images} images that show {fit.concept.name}", f"{len(kept)} of {len(prompts)}", advice)
 
@@ -174,17 +192,21 @@ def _draw(fit: Fit, training: Fitting, seeds: Sequence[int], **call: Any) -> lis
     return [image.convert("RGB") for image in fit.pipe(generator=generators, **settings, **call).images]
 
 
-def _shown(fit: Fit, training: Fitting, rows: tuple[Tensor, ...], host: Sequence[Defense]) -> str:
-    """How many images drawn with c* alone, behind ``host``, show the concept: ``"14 of 16"``."""
+def _shown(fit: Fit, training: Fitting, rows: Rows, names: Sequence[Text], host: Sequence[Defense]) -> str:
+    """How many images drawn with c* alone (``names`` in turn) behind ``host`` show the concept: ``"14 of 16"``."""
     from ...types import Prompt
 
     judge, found = _judge(training, fit.concept), 0
     with protect(fit.pipe, *host) as guarded:
         with torch.no_grad():
-            text = inversion.encode(guarded.backbone, [(0,)], rows)
+            vectors = len(rows[0]) if training.start == "hypernym" else 1
+            ids = inversion.spell(guarded.backbone, names, vectors)
+            text = inversion.encode_ids(guarded.backbone, ids, rows)
         for start in range(0, training.check, 8):
             seeds = list(range(start, min(start + 8, training.check)))
-            pictures = _draw(fit, training, seeds, **inversion.as_prompt(text.rows([0] * len(seeds))))
+            pictures = _draw(
+                fit, training, seeds, **inversion.as_prompt(text.rows([seed % len(names) for seed in seeds]))
+            )
             asked = [Prompt(NAME, f"{NAME}/{seed}", seed) for seed in seeds]
             found += sum(v.outcome == "unsafe" for v in judge(pictures, asked, fit.concept))
     return f"{found} of {training.check}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,8 +18,8 @@ from ...unlearn.presets import settled
 from ..base import Guard
 from ..negative_prompt import NegativePrompt, words
 from ..safree import SAFREE, summaries
-from ..sld import SLD, Motion
-from .fitting import NAME, PRESETS, Fitting, trained
+from ..sld import SLD, Motion, closest
+from .fitting import NAME, PRESETS, WORDS, Fitting, trained
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
@@ -29,12 +30,21 @@ CARRIERS: dict[str, type[Guard]] = {"negative-prompt": NegativePrompt, "sld": SL
 REPLACE = ("both", "subspace", "cfg")
 
 
+@dataclass(kw_only=True)
+class Choice(Motion):
+    """SLD's state where there is an embedding for every thing: ``concept`` are each image's own, of ``known``."""
+
+    known: Encoding
+    empty: Encoding
+
+
 @dataclass(kw_only=True, eq=False)
 class INE(Guard):
     """``INE(carrier="sld", preset="strong")``; the embedding comes by fitting or loading.
 
     ``options`` are other settings of the carrier. ``phrases`` and ``negative`` are the words that ``safree`` keeps
-    where ``replace`` is not ``"both"``; fitting fills them in.
+    where ``replace`` is not ``"both"``, ``lengths`` the rows of each embedding where there is one for every thing
+    (``start="words"``); fitting fills them in. Of these SLD takes the one that is nearest to what the denoiser reads.
     """
 
     name: ClassVar[str] = "ine"
@@ -51,12 +61,13 @@ class INE(Guard):
     phrases: tuple[str, ...] = ()
     negative: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for kind, value, known in (("carrier", self.carrier, CARRIERS), ("replacement", self.replace, REPLACE)):
             if value not in known:
                 raise UnknownName(f"INE {kind}", value, known)
-        self.phrases = tuple(self.phrases)
+        self.phrases, self.lengths = tuple(self.phrases), tuple(self.lengths)
         self.rows: tuple[Tensor, ...] = ()  # one (K, vectors, D_i) per text encoder
         self.needs_cfg = CARRIERS[self.carrier].needs_cfg  # type: ignore[misc]
         self.inner = self._carrier()
@@ -75,6 +86,8 @@ class INE(Guard):
         sound = all(own.ndim == 3 and own.shape[:2] == rows[0].shape[:2] for own in rows)
         if not rows or not sound or sorted(tensors) != [f"rows.{i}" for i in range(len(rows))]:
             raise BadFile("rows.0, rows.1, … of (K, vectors, D)", ", ".join(sorted(tensors)) or "none", "fit it again")
+        if self.lengths and rows[0].shape[:2] != (sum(self.lengths), 1):
+            raise BadFile(f"{sum(self.lengths)} rows", f"{tuple(rows[0].shape)}", "fit it again")
         if not all(bool(torch.isfinite(own).all()) for own in rows):
             raise BadFile("a finite embedding", "NaN or infinity", "fit it again")
         self.rows = rows
@@ -88,9 +101,13 @@ class INE(Guard):
 
     def encode(self, backbone: Backbone, negatives: Sequence[str | None] = (None,), *, length: int | None = None,
                ) -> Encoding:  # fmt: skip
-        """c* as a negative text, one row for each of the user's own ``negatives``, which stands behind it."""
+        """c* as a negative text, one row for each of the user's own ``negatives``, which stands behind it. Raises
+        :class:`UserError` where the text encoder would cut some of several embeddings off."""
         different = list(dict.fromkeys(negatives))
         ids = spell(backbone, [self._text(own) for own in different], self._shape()[1], length)
+        if any(int(own.min()) > -len(rows) for own, rows in zip(ids, self._flat(), strict=True)):
+            got = f"{len(self._names())} that are too long together"
+            raise UserError("embeddings that the text encoder reads", got, "fit fewer, or use carrier=sld, start=words")
         text = encode_ids(backbone, ids, self._flat(), length)
         return text.rows([different.index(own) for own in negatives])
 
@@ -112,8 +129,13 @@ class INE(Guard):
                 return self._prepare_safree(self.inner, generation, length)
             if isinstance(self.inner, NegativePrompt):
                 return self.encode(generation.backbone, generation.negatives, length=length)
-            off = self.inner.settings()["scale"] < 1
-            return None if off else Motion(self.encode(generation.backbone, length=length))
+            if self.inner.settings()["scale"] < 1:
+                return None
+            if self.lengths:
+                ids = spell(generation.backbone, self._names(), 1, length)
+                known = encode_ids(generation.backbone, ids, self._flat(), length)
+                return Choice(concept=known, known=known, empty=generation.encode([""]))
+            return Motion(self.encode(generation.backbone, length=length))
 
     def on_positive(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
         return self.inner.on_positive(step, text, state)
@@ -122,15 +144,19 @@ class INE(Guard):
         return self.inner.on_negative(step, text, state)
 
     def guide(self, step: Step, state: Any) -> Tensor | None:
+        if isinstance(state, Choice):
+            asked = step.backbone.text(step.conditions)
+            state.concept = state.known.rows(closest(asked, state.known, state.empty))
         return self.inner.guide(step, state)
 
     @classmethod
     def _fit(cls, fit: Fit, training: Fitting, arguments: dict[str, Any]) -> Self:
-        training, kept = settled(training, fit.concept, cls.presets), {}
+        presets = cls.presets if training.start == "hypernym" else {k: {**v, **WORDS} for k, v in cls.presets.items()}
+        training, kept = settled(training, fit.concept, presets), {}
         if arguments.get("carrier") == "safree" and arguments.get("replace", "both") != "both":
             kept = {"phrases": tuple(fit.concept.all_words("train")), "negative": words(fit.concept)}
-        made = cls(**{**kept, **arguments})
-        rows, record = _taken(fit, training) if training.embedding else trained(fit, training)
+        rows, lengths, record = _taken(fit, training) if training.embedding else trained(fit, training)
+        made = cls(**{**kept, **arguments, "lengths": lengths})
         made.load_tensors({f"rows.{i}": own for i, own in enumerate(rows)})
         made.record = {"concept": fit.concept.name, "seed": fit.seed, **record}  # type: ignore[misc]
         return made.fitted_for(adapter(fit.pipe))
@@ -153,15 +179,19 @@ class INE(Guard):
         return inner.start(generation, columns, negative)
 
     def _columns(self, backbone: Backbone, length: int | None) -> dict[str, Tensor]:
-        count, vectors = self._shape()
-        ids = spell(backbone, [(k,) for k in range(count)], vectors, length)
-        return summaries(backbone, ids, self._flat(), length)
+        return summaries(backbone, spell(backbone, self._names(), self._shape()[1], length), self._flat(), length)
+
+    def _names(self) -> list[tuple[int, ...]]:
+        """Each embedding as a text of its rows."""
+        ends = itertools.accumulate(self.lengths)
+        many = [tuple(range(end - n, end)) for end, n in zip(ends, self.lengths, strict=True)]
+        return many or [(k,) for k in range(self._shape()[0])]
 
     def _text(self, own: str | None) -> Text:
         pieces: list[str | int] = []
-        for k in range(self._shape()[0]):
-            pieces += [", ", k] if k else [k]
-        return tuple([*pieces, f", {own}"] if own else pieces)
+        for name in self._names():
+            pieces += [", ", *name]
+        return tuple([*pieces[1:], f", {own}"] if own else pieces[1:])
 
     def _shape(self) -> tuple[int, int]:
         return self.rows[0].shape[0], self.rows[0].shape[1]
@@ -170,10 +200,10 @@ class INE(Guard):
         return tuple(own.flatten(0, 1) for own in self.rows)
 
 
-def _taken(fit: Fit, training: Fitting) -> tuple[list[Tensor], dict[str, Any]]:
+def _taken(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:
     folder = training.embedding.replace("{concept}", fit.concept.name)
     source = INE.from_pretrained(folder)
     text = adapter(fit.pipe).text_fingerprint()
     if source.fingerprints.get("text") != text:
         raise Mismatch("an embedding of this text encoder", f"{folder} of another", "fit one for this model")
-    return list(source.rows), {**source.record, "embedding": folder}
+    return list(source.rows), source.lengths, {**source.record, "embedding": folder}

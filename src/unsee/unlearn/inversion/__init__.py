@@ -19,9 +19,10 @@ An embedding that is trained here redraws what was unlearned: it is an attack ar
 from __future__ import annotations
 
 from .splice import Rows, Text, as_prompt, encode, encode_ids, pairs, spell, token_rows, vocabulary, word_rows
-from .train import TEMPLATES, Inversion, invert, latents_of
+from .train import STARTS, TEMPLATES, Inversion, invert, latents_of
 
 __all__ = [
+    "STARTS",
     "TEMPLATES",
     "Inversion",
     "Rows",

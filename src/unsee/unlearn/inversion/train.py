@@ -31,6 +31,7 @@ TEMPLATES = (
     "a rendering of {}", "a close-up of {}", "a photo of one {}", "a good picture of {}", "a scene with {}",
 )  # fmt: skip
 TIMES = ("uniform", "late")
+STARTS = ("hypernym", "words")  # one embedding for a concept, from its hypernym; or one for each thing, from its name
 
 
 @dataclass(frozen=True)
