@@ -25,7 +25,7 @@ only: no tokenizer learns a word for it, and no text that a user writes can name
 
 from __future__ import annotations
 
-from .fitting import Fitting, concept_images, templates
+from .fitting import Fitting, templates
 from .guard import INE
 
-__all__ = ["INE", "Fitting", "concept_images", "templates"]
+__all__ = ["INE", "Fitting", "templates"]
