@@ -217,6 +217,20 @@ def test_a_fit_of_other_defaults_is_another_fit(monkeypatch):
     assert address(Duo, {"n": 8}, weapon, []) != before
 
 
+def test_whoever_asks_for_the_settings_of_an_ine_from_words_gets_its_own(monkeypatch):
+    from unsee import concepts
+    from unsee.bench.defenses import fit_address
+    from unsee.erase.estimate import _counts
+    from unsee.guards.ine import INE, fitting
+
+    weapon, given = concepts.load("weapon"), {"start": "words"}
+    assert _counts(INE, given, weapon)["images"] == 50 and _counts(INE, {}, weapon)["images"] == 25
+    assert _counts(INE, {**given, "images": 8}, weapon)["images"] == 8
+    before = fit_address(INE, given, weapon, [])
+    monkeypatch.setitem(fitting.WORDS, "lr", 1e-3)
+    assert fit_address(INE, given, weapon, []) != before
+
+
 def test_a_fit_on_other_files_is_another_fit(tmp_path):
     from unsee import concepts
     from unsee.bench.defenses import fit_address

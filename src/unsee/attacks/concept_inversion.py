@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..concepts import Concept
 from ..concepts.compose import reworded, thing_asked
 from ..errors import UnknownName, Unsupported
 from ..types import Prompt
@@ -37,6 +38,14 @@ from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
 
 PLACES = ("instead", "before")
 APART = 1_000_000  # an attacker's images and noises are its own: not those of seed 0, which INE is fitted with
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Embeddings, and which of them stand for each thing; no things: all of them for the concept."""
+
+    rows: Rows
+    places: dict[str, tuple[int, ...]]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -80,50 +89,42 @@ class ConceptInversion(Attack):
         rows = self.steps * self.batch
         return Spent(rows + guided * rows, 3 * rows if guided else rows, rows)
 
-    def _prepare(self, job: Job) -> Rows:
+    def _prepare(self, job: Job) -> Learned:
         victim, concept = job.victim, job.concept
         scale = guidance_for(concept, self.guidance)
         shown = self._shown(job)
         x0 = inversion.latents_of(victim.pipe, victim.draw_undefended(shown, steps=self.draw_steps, guidance=scale))
         guided = scale if self.adaptive and victim.guarded else 0.0
         try:
-            return self._inverted(job, x0, guided)
+            return self._inverted(job, shown, x0, guided)
         except Unsupported as error:
             if not guided:
                 raise
             warnings.warn(f"attacked past the guards, for one cannot be learned through: {error}", Doubt, stacklevel=2)
-            return self._inverted(job, x0, 0.0)
+            return self._inverted(job, shown, x0, 0.0)
 
-    def _inverted(self, job: Job, x0: Any, guided: float) -> Rows:
+    def _inverted(self, job: Job, shown: Sequence[Prompt], x0: Any, guided: float) -> Learned:
         how = Inversion(init=job.concept.hypernyms.train[0], vectors=self.vectors, steps=self.steps, lr=self.lr,
                         decay=self.decay, batch=self.batch, times=self.times, bare=self.bare,
                         guided=guided)  # fmt: skip
-        said = [reworded(job.concept, prompt, "{}") for prompt in self._shown(job)]
-        words = self._words(job) if self.start == "words" else []
+        said = [reworded(job.concept, prompt, "{}") for prompt in shown]
+        words = [thing_asked(job.concept, prompt) for prompt in shown] if self.start == "words" else []
         rows = inversion.invert(
             job.victim.pipe, x0, how, work=job.work / "inversion", captions=said, words=words, seed=job.seed + APART,
             progress=lambda stage, done, total: job.tick(done / total),
         )  # fmt: skip
         spent = self._trained(guided=bool(guided))
         job.victim.count(encodings=spent.encodings, forwards=spent.forwards, backwards=spent.backwards)
-        return rows
+        return Learned(rows, inversion.thing_rows(job.victim.backbone, words)[1] if words else {})
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Rows) -> list[Found]:
-        if self.start == "hypernym":
-            return [self._found(job, prompt, range(self.vectors), shared) for prompt in prompts]
-        known = sorted(set(self._words(job)))
-        places = dict(zip(known, inversion.token_rows(job.victim.backbone, known)[1], strict=True))
-        asked = [thing_asked(job.concept, prompt) for prompt in prompts]  # a thing that has no images gets the first
-        return [self._found(job, prompt, places.get(word, places[known[0]]), shared)
-                for prompt, word in zip(prompts, asked, strict=True)]  # fmt: skip
+    def _find(self, job: Job, prompts: list[Prompt], shared: Learned) -> list[Found]:
+        return [Found(self._said(job.concept, prompt, shared), words=shared.rows) for prompt in prompts]
 
-    def _found(self, job: Job, prompt: Prompt, places: Sequence[int], rows: Rows) -> Found:
-        name = " ".join(f"<c*{place}>" for place in places)
-        text = f"{name} {prompt.text}" if self.place == "before" else reworded(job.concept, prompt, name)
-        return Found(text, words=rows)
+    def _said(self, concept: Concept, prompt: Prompt, learned: Learned) -> str:
+        """The prompt with the embeddings' names; a thing that no image showed has those of the first."""
+        first = next(iter(learned.places.values()), range(self.vectors))
+        name = " ".join(f"<c*{place}>" for place in learned.places.get(thing_asked(concept, prompt), first))
+        return f"{name} {prompt.text}" if self.place == "before" else reworded(concept, prompt, name)
 
     def _shown(self, job: Job) -> list[Prompt]:
         return job.concept.prompts("plain", "train", self.images, job.seed + APART)
-
-    def _words(self, job: Job) -> list[str]:
-        return [thing_asked(job.concept, prompt) for prompt in self._shown(job)]

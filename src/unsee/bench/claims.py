@@ -192,8 +192,8 @@ def _with_concepts(claim: Any) -> Any:
 
 
 def _about(check: dict[str, Any], concept: str) -> dict[str, Any]:
-    sides = {side: check.get(side, {}) for side in ("left", "right") if side == "left" or side in check}
-    return check | {k: v | {"concept": concept} if isinstance(v, dict) else v for k, v in sides.items()}
+    sides = {k: v for k, v in {"left": {}, **check}.items() if k in ("left", "right") and isinstance(v, dict)}
+    return check | {side: where | {"concept": concept} for side, where in sides.items()}
 
 
 def _texts(values: Iterable[Any]) -> bool:

@@ -131,6 +131,15 @@ def put(output: Any, prediction: Tensor) -> Any:
     return type(output)(sample=prediction)
 
 
+def turning(margin: Tensor) -> Tensor:
+    """0, exactly; backward, the slope at 0 of the sigmoid of ``margin``, wherever that is.
+
+    Added to a guard's hard decision it shows whoever differentiates through it (a white-box attack) how to turn it,
+    however sure the guard is.
+    """
+    return (margin - margin.detach()) / 4
+
+
 def finite(guard: Guard, step: Step, tensor: Tensor | None) -> None:
     """Raises :class:`GuardFailure` where a guard's output is NaN or infinite."""
     if tensor is not None and not bool(torch.isfinite(tensor).all()):

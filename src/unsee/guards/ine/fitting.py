@@ -72,6 +72,9 @@ class Fitting:
         if self.start == "words" and (self.folder or self.count > 1):
             wanted = "drawn images and count=1, to start from words"
             raise UserError(wanted, f"folder={self.folder!r}, count={self.count}", "set start=hypernym")
+        for name, value in WORDS.items() if self.start == "words" else ():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
 
 def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:
@@ -90,7 +93,7 @@ def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...],
     ]
     # (K, vectors, D), or every token by itself
     rows = [own[0][:, None] if words else torch.stack(own) for own in zip(*made, strict=True)]
-    places = inversion.token_rows(adapter(fit.pipe), sorted(set(words)))[1] if words else [(0,)]
+    places = list(inversion.thing_rows(adapter(fit.pipe), words)[1].values()) if words else [(0,)]
     record: dict[str, Any] = {"training": asdict(training), "images": len(pictures), "use": "as a negative only"}
     record["hosts"] = [{"defense": host.name, "digest": host.digest()} for host in fit.host]
     if training.check:
@@ -126,7 +129,7 @@ def concept_images(fit: Fit, training: Fitting) -> tuple[list[Image], list[Promp
     They lie in ``fit.work``; what lies there is not drawn again. Raises :class:`UserError` if after four times as many
     tries there are too few: then the model does not know the concept, or the judge does not.
     """
-    assert training.images  # settled
+    assert training.images is not None  # settled
     prompts = _prompts(fit.concept, 4 * training.images, fit.seed)
     judge, size = _judge(training, fit.concept), 8
     kept: list[tuple[Image, Prompt]] = []

@@ -19,7 +19,7 @@ from ..base import Guard
 from ..negative_prompt import NegativePrompt, words
 from ..safree import SAFREE, summaries
 from ..sld import SLD, Motion, closest
-from .fitting import NAME, PRESETS, WORDS, Fitting, trained
+from .fitting import NAME, PRESETS, Fitting, trained
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
@@ -151,8 +151,7 @@ class INE(Guard):
 
     @classmethod
     def _fit(cls, fit: Fit, training: Fitting, arguments: dict[str, Any]) -> Self:
-        presets = cls.presets if training.start == "hypernym" else {k: {**v, **WORDS} for k, v in cls.presets.items()}
-        training, kept = settled(training, fit.concept, presets), {}
+        training, kept = settled(training, fit.concept, cls.presets), {}
         if arguments.get("carrier") == "safree" and arguments.get("replace", "both") != "both":
             kept = {"phrases": tuple(fit.concept.all_words("train")), "negative": words(fit.concept)}
         rows, lengths, record = _taken(fit, training) if training.embedding else trained(fit, training)

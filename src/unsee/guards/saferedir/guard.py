@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from ...backbones import Encoding, adapter
 from ...errors import BadFile, UnknownName, Unsupported, UserError
 from ..base import Guard
-from ..generation import finite
+from ..generation import finite, turning
 from .data import aspect
 from .net import Redirector, Shape, Shift, image_like, moves, unit
 from .reference import Reference, read_official
@@ -390,9 +390,5 @@ def _sizes(tokens: Tensor, pooled: Tensor | None, channels: int, grid: int, trai
 
 
 def straight_through(decided: Tensor, margin: Tensor) -> Tensor:
-    """``decided`` ``(n,)`` as 0 or 1, exactly; backward, the slope at 0 of the sigmoid of ``margin``, wherever that is.
-
-    With it whoever differentiates through a guard's hard decision (a white-box attack) learns how to turn it, however
-    sure the guard is.
-    """
-    return decided.to(margin) + (margin - margin.detach()) / 4
+    """``decided`` ``(n,)`` as 0 or 1, exactly; backward, :func:`turning`."""
+    return decided.to(margin) + turning(margin)

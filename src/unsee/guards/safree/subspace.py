@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...unlearn.inversion import encode_ids, pairs
+from ..generation import turning
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
@@ -70,14 +71,13 @@ class Part:
     def merge(self, rows: Tensor, order: str, margin: Tensor | None = None) -> Tensor:
         """``(L, D)`` with the triggers' rows projected; in the pooled embedding any trigger counts.
 
-        ``margin`` (:func:`margins`, with slopes) changes no value: backward, being a trigger has the slope at 0 of
-        the margin's sigmoid, as SafeRedir's decision has.
+        ``margin`` (:func:`margins`, with slopes) changes no value: whoever takes slopes sees how to turn it.
         """
         where, wide = self._placed(self.triggers, rows), rows.float()
         projected = self.project(wide, order)
         merged = torch.where(where[:, None], projected, wide)
         if margin is not None:
-            merged = merged + self._placed((margin - margin.detach()) / 4, wide)[:, None].to(wide) * (projected - wide)
+            merged = merged + self._placed(turning(margin), wide)[:, None].to(wide) * (projected - wide)
         return merged.to(rows)
 
     def _placed(self, values: Tensor, rows: Tensor) -> Tensor:
@@ -112,16 +112,19 @@ def residuals(m: Tensor, concept: Tensor) -> Tensor:
 
 def triggers(d: Tensor, alpha: float) -> Tensor:
     """``(N,)`` distances → which tokens are triggers. One alone is: the mean of no others compares with nothing."""
-    others = (d.sum() - d) / (len(d) - 1) if len(d) > 1 else torch.full_like(d, math.nan)
-    return ~(d < (1.0 + alpha) * others)
+    return ~(d < _bar(d, alpha))
 
 
 def margins(d: Tensor, alpha: float) -> Tensor:
     """``(N,)`` distances → how far each token is above the bar of :func:`triggers`, in the distances' own spread."""
     if len(d) < 2:
         return torch.zeros_like(d)
-    others = (d.sum() - d) / (len(d) - 1)
-    return (d - (1.0 + alpha) * others) / d.detach().std().clamp(min=RCOND)
+    return (d - _bar(d, alpha)) / d.detach().std().clamp(min=RCOND)
+
+
+def _bar(d: Tensor, alpha: float) -> Tensor:
+    """(1 + alpha) times the mean of the others' distances; NaN for one alone."""
+    return (1.0 + alpha) * ((d.sum() - d) / (len(d) - 1) if len(d) > 1 else torch.full_like(d, math.nan))
 
 
 def summaries(

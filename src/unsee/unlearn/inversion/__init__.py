@@ -18,7 +18,19 @@ An embedding that is trained here redraws what was unlearned: it is an attack ar
 
 from __future__ import annotations
 
-from .splice import Rows, Text, as_prompt, encode, encode_ids, pairs, spell, token_rows, vocabulary, word_rows
+from .splice import (
+    Rows,
+    Text,
+    as_prompt,
+    encode,
+    encode_ids,
+    pairs,
+    spell,
+    thing_rows,
+    token_rows,
+    vocabulary,
+    word_rows,
+)
 from .train import STARTS, TEMPLATES, Inversion, invert, latents_of
 
 __all__ = [
@@ -34,6 +46,7 @@ __all__ = [
     "latents_of",
     "pairs",
     "spell",
+    "thing_rows",
     "token_rows",
     "vocabulary",
     "word_rows",

@@ -103,6 +103,13 @@ def token_rows(backbone: Backbone, texts: Sequence[str]) -> tuple[Rows, list[tup
     return tuple(rows), [tuple(range(end - n, end)) for end, n in zip(ends, lengths, strict=True)]
 
 
+def thing_rows(backbone: Backbone, words: Sequence[str]) -> tuple[Rows, dict[str, tuple[int, ...]]]:
+    """:func:`token_rows` of the different ones of ``words``, and the places of each."""
+    known = sorted(set(words))
+    rows, places = token_rows(backbone, known)
+    return rows, dict(zip(known, places, strict=True))
+
+
 @contextmanager
 def vocabulary(pipe: Any, rows: Rows) -> Iterator[str]:
     """For an attack: until the end, ``pipe``'s prompts may say the text that this yields, and mean ``rows``.

@@ -19,7 +19,7 @@ from ...files import load_tensors, save_tensors
 from ...guards import Defense, Guarded, protect
 from ...guards.generation import first
 from ..studio import Predictor, Studio
-from .splice import Rows, Text, encode_ids, spell, token_rows, word_rows
+from .splice import Rows, Text, encode_ids, spell, thing_rows, word_rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,7 +84,7 @@ def invert(
 
     ``images`` are pictures, or latents from :func:`latents_of`. ``templates`` hold ``{}``, and so do ``captions``: one
     for each image, which take the templates' place. ``words``: what each image shows; then embeddings are learned for
-    every word of these, which start as its tokens (:func:`token_rows` of ``sorted(set(words))``), and ``init`` and
+    every word of these, which start as its tokens (:func:`thing_rows` has their order), and ``init`` and
     ``vectors`` do not count. ``pipe`` may already be protected; then ``host`` must be empty.
     With the plain loss only the host's weights count: its guards are passed by. Killed and called again with the same
     arguments, it goes on from ``work``, or from the same training in one of the folders ``also``; on a CPU the result
@@ -138,8 +138,8 @@ class _Job:
         self.words = list(words)
         if words:
             self.vectors = 1
-            self.fresh, places = token_rows(predict.backbone, sorted(set(words)))
-            self.names = [places[sorted(set(words)).index(word)] for word in words]
+            self.fresh, places = thing_rows(predict.backbone, words)
+            self.names = [places[word] for word in words]
         else:
             self.vectors = how.vectors
             self.fresh, self.names = word_rows(predict.backbone, how.init, how.vectors), [(0,)] * (len(x0) // 2)
