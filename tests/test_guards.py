@@ -13,11 +13,10 @@ import torch
 from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
-from unsee.errors import BadFile, UnknownName, Unsupported, UserError
+from unsee.errors import BadFile, UnknownName, UserError
 from unsee.guards import Defense, Guard, protect, storage
-from unsee.guards.generation import Generation
 from unsee.guards.negative_prompt import NegativePrompt
-from unsee.guards.sld import PRESETS, SLD, nearest, safety
+from unsee.guards.sld import PRESETS, SLD, closest, safety
 
 built = functools.cache(tiny)
 PROMPTS = ["a dagger", "a red hat"]
@@ -163,6 +162,9 @@ def test_a_text_that_is_cut_off_warns():
         protect(pipe, NegativePrompt(text="weapon")).detach()
 
 
+WORDS = ["beer", "dagger", "bomb"]
+
+
 def test_negative_prompt_is_the_pipelines_own():
     """For SD the guard and the pipeline's argument are the same thing."""
     pipe = built("sd1")
@@ -176,14 +178,9 @@ def test_negative_prompt_is_the_pipelines_own():
         torch.testing.assert_close(draw("ugly"), want)
 
 
-def opened(pipe, **arguments):
-    """The generation that a call with these arguments opens."""
-    return Generation.of(adapter(pipe), type(pipe).__call__, (), {"guidance_scale": 4.0, **arguments})
-
-
 def test_the_nearest_word_is_the_one_in_the_prompt():
-    generation = opened(built("sd1"), prompt=["dagger", "bomb", "dagger dagger"], num_images_per_prompt=2)
-    assert nearest(generation, "beer, dagger, bomb") == ["dagger"] * 2 + ["bomb"] * 2 + ["dagger"] * 2
+    asked, known, empty = (adapter(built("sd1")).encode(t) for t in (["dagger", "bomb", "dagger dagger"], WORDS, [""]))
+    assert [WORDS[i] for i in closest(asked, known, empty)] == ["dagger", "bomb", "dagger"]
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3", "flux"])
@@ -204,13 +201,28 @@ def test_matched_sld_is_the_sld_of_that_word(family):
         assert not torch.allclose(matched[1 - i], alone[1 - i], atol=1e-6)
 
 
-def test_matching_takes_all_train_words_and_needs_text():
+def test_matching_takes_all_train_words_and_reads_what_arrives():
     guard = SLD.for_concept(concepts.load("weapon"), match=True)
-    assert guard.text.split(", ") == concepts.load("weapon").all_words("train") and guard.needs_text
-    pipe = built("sd1")
-    embeds = adapter(pipe).encode(["dagger"]).tokens
-    with protect(pipe, guard), pytest.raises(Unsupported, match="prompts as text"):
-        pipe(prompt_embeds=embeds, negative_prompt_embeds=embeds, num_inference_steps=1)
+    assert guard.text.split(", ") == concepts.load("weapon").all_words("train") and not guard.needs_text
+    pipe, matched = built("sd1"), SLD(text=", ".join(WORDS), match=True, warmup=0)
+    settings = {"guidance_scale": 4.0, "num_inference_steps": 2, "output_type": "pt"}
+    backbone, seeded = adapter(pipe), lambda: torch.Generator().manual_seed(0)
+    both = {word: backbone.encode(["", word]).tokens for word in ("beer", "bomb")}
+
+    def swap(pipe, step, t, values):  # what the call says is not what the denoiser reads
+        return {"prompt_embeds": both["bomb"]}
+
+    changed = {"callback_on_step_end": swap, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    with protect(pipe, matched):
+        found = pipe("beer", generator=seeded(), **settings, **changed).images
+    with protect(pipe, SLD(text="beer", warmup=0)):
+        whole = pipe("beer", generator=seeded(), **settings, **changed).images
+    assert not torch.allclose(found, whole, atol=1e-6)
+    embeds = {"prompt_embeds": both["bomb"][1:], "negative_prompt_embeds": both["bomb"][:1]}
+    with protect(pipe, matched):
+        by_embeds = pipe(**embeds, generator=seeded(), **settings).images
+    with protect(pipe, SLD(text="bomb", warmup=0)):
+        torch.testing.assert_close(by_embeds, pipe("bomb", generator=seeded(), **settings).images)
 
 
 # ---- folders ----

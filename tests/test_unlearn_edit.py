@@ -73,18 +73,21 @@ def test_acts_and_leaves_every_weight_as_it_was(family, make):
     assert same(bits(pipe), before) and torch.equal(draw(pipe), plain)
 
 
-def test_strength_scales_and_zero_is_bit_identical():
+def test_strength_scales_and_zero_is_refused():
     pipe = shared("sd1")
     before = bits(pipe)
     weights = lora(pipe).tensors()
-    for strength in (0.0, 0.5, -1.0):
+    nothing = Duo(strength=0.0)
+    nothing.load_tensors(weights)
+    with pytest.raises(Unsupported, match="strength=0"):
+        protect(pipe, nothing)
+    for strength in (0.5, -1.0):
         edit = Duo(strength=strength)
         edit.load_tensors(weights)
         with protect(pipe, edit):
             name = edit.targets[0].partition(".")[2]
             got = adapter(pipe).denoiser.get_parameter(name)
             torch.testing.assert_close(got.data, before[name] + strength * edit.delta(edit.targets[0]))
-            assert strength or same(bits(pipe), before)
     assert same(bits(pipe), before)
     for bad in (float("nan"), "much"):
         with pytest.raises(UserError, match="finite strength"):

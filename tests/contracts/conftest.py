@@ -19,13 +19,12 @@ from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.guards import Guard
 from unsee.registry import ATTACKS, GUARDS, resolve
 
-PROMPTS = ["a dagger", "two red hats", "x"]
-IDLE = {  # arguments that do nothing
-    "ine": {"options": {"scale": 0.5}},
-    "negative-prompt": {"text": ""},
-    "saferedir": {"strength": 0.0},
-    "safree": {"phrases": ()},
-    "sld": {"text": "weapon", "scale": 0.5},
+PROMPTS = ["a dagger", "two red hats", "a x"]
+IDLE = {  # arguments with which nothing is found to act on; settings that can never act are refused
+    "ine": {"options": {"threshold": -1e6}},
+    "saferedir": {"threshold": 1.0},
+    "safree": {"alpha": 1e6, "negative": ""},
+    "sld": {"text": "weapon", "threshold": -1e6},
 }
 
 
@@ -59,6 +58,8 @@ class Kit:
 
     @staticmethod
     def idle(name: str, family: str = "sd1") -> Guard:
+        if name not in IDLE:
+            pytest.skip(f"{name} acts on every prompt")
         return copy.copy(fitted(name, family, True))
 
     @staticmethod

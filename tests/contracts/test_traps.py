@@ -164,7 +164,7 @@ def test_twice_protected_is_refused(kit):
     pipe = kit.pipe("sd1")
     with protect(pipe, SLD(text="weapon")), pytest.raises(Unsupported, match="one protect"):
         protect(pipe, SLD(text="weapon"))
-    protect(pipe).detach()
+    protect(pipe, SLD(text="weapon")).detach()
 
 
 def test_a_sibling_with_fewer_guards_is_refused(kit):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..backbones import Encoding
 from ..errors import Unsupported
-from ..guards.attach import Guarded, protect
+from ..guards.attach import Guarded
 from ..guards.generation import first
 from ..unlearn.inversion import encode_ids
 from ..unlearn.studio import Predictor, Studio
@@ -38,11 +38,11 @@ ROWS = 256  # texts, or rows of the denoiser, at once: bounds memory, not conten
 @contextmanager
 def facing(pipe: Any) -> Iterator[Victim]:
     """The victim that ``pipe`` is: as it is protected now, or bare."""
-    guarded = getattr(type(pipe), "_unsee", None)
+    guarded = Guarded.of(pipe)
     if guarded is not None:
         yield Victim(guarded)
         return
-    with protect(pipe) as guarded:
+    with Guarded(pipe) as guarded:
         yield Victim(guarded)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from ..errors import Unsupported
 from ..registry import BACKBONES, resolve
 from .base import Backbone, Encoding, Projection
+from .weights import unwrap
 
-__all__ = ["Backbone", "Encoding", "Projection", "adapter", "quiet"]
+__all__ = ["Backbone", "Encoding", "Projection", "adapter", "is_known", "quiet", "weights_adapter"]
 
 
 def adapter(pipe: Any) -> Backbone:
@@ -25,18 +26,44 @@ def adapter(pipe: Any) -> Backbone:
     Raises :class:`Unsupported` for anything else: ControlNet, PAG, Kontext and other pipelines stack
     or condition the denoiser in other ways, and guessing would leave images unprotected.
     """
-    names = {cls.__name__ for cls in type(pipe).__mro__}
-    known: list[str] = []
-    for family in BACKBONES:
-        cls = resolve("backbone", BACKBONES, family)
-        if names & set(cls.pipelines):
-            return cls(pipe)
-        known += cls.pipelines[:1]
+    found = _family(pipe)
+    if found is not None:
+        return found(pipe)
+    known = [resolve("backbone", BACKBONES, family).pipelines[0] for family in BACKBONES]
     raise Unsupported(
         f"a pipeline of a supported family ({', '.join(known)}, or their img2img and inpaint forms)",
         type(pipe).__name__,
         "load the model with one of these classes",
     )
+
+
+def is_known(pipe: Any) -> bool:
+    """Whether :func:`adapter` understands the calls of this pipeline."""
+    return _family(pipe) is not None
+
+
+def _family(pipe: Any) -> type[Backbone] | None:
+    names = {cls.__name__ for cls in type(pipe).__mro__}
+    families = (resolve("backbone", BACKBONES, family) for family in BACKBONES)
+    return next((cls for cls in families if names & set(cls.pipelines)), None)
+
+
+def weights_adapter(pipe: Any) -> Backbone:
+    """The adapter for what touches weights alone, whose pipeline may be of any task: ControlNet, PAG, T2I-adapter …
+
+    Of a pipeline that :func:`adapter` refuses, only the denoiser, its projections and the fingerprints may be asked.
+    """
+    try:
+        return adapter(pipe)
+    except Unsupported:
+        for family in reversed(BACKBONES):  # SDXL before SD: both have the same class of UNet
+            cls = resolve("backbone", BACKBONES, family)
+            held = getattr(pipe, cls.denoiser_name, None)
+            denoiser = None if held is None else unwrap(held)
+            second = getattr(pipe, "text_encoder_2", None) is not None
+            if type(denoiser).__name__ == cls.denoiser_class and second == (cls.family != "sd"):
+                return cls(pipe)
+        raise
 
 
 @contextmanager

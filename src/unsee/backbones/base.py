@@ -14,7 +14,7 @@ import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -48,22 +48,40 @@ class Backbone:
     family: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]  # class names of the tasks understood, text-to-image first
     denoiser_name: ClassVar[str]
+    denoiser_class: ClassVar[str]
     stacked: ClassVar[bool] = True  # CFG is one call on [negative, positive]; False: two calls, positive first
     names: ClassVar[dict[str, str]]  # our word → the denoiser's argument: latents, t, tokens
     batched: ClassVar[tuple[str, ...]]  # denoiser arguments whose first dimension is the batch
     refused: ClassVar[tuple[str, ...]] = ("ip_adapter_image", "ip_adapter_image_embeds")
+    extras: ClassVar[tuple[str, ...]] = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")
+    residuals: ClassVar[tuple[str, ...]] = ()  # denoiser arguments through which another network steers it
     guidance_argument: ClassVar[str] = "guidance_scale"
     guidance_advice: ClassVar[str] = "call the pipeline with guidance_scale above 1 on a model that is not distilled"
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self._pinned: nn.Module | None = None
 
     # ---- the parts of the pipeline ----
 
     @property
     def denoiser(self) -> nn.Module:
-        """The module that the pipeline calls at each step, as it stands now."""
-        return getattr(self.pipe, self.denoiser_name)
+        """The module that the pipeline calls at each step, as it stands now; of a :meth:`pinned` one, as it stood."""
+        return self.current if self._pinned is None else self._pinned
+
+    @property
+    def current(self) -> nn.Module:
+        """The module that the pipeline holds now. Raises :class:`Unsupported` where it holds none."""
+        held = getattr(self.pipe, self.denoiser_name, None)
+        if held is None:
+            raise Unsupported(f"a pipeline with its {self.denoiser_name}", "none", "put it back, or load it anew")
+        return held
+
+    def pinned(self) -> Self:
+        """The same, for good on the denoiser that the pipeline holds now, whatever is put in its place."""
+        copied = copy.copy(self)
+        copied._pinned = self.denoiser
+        return copied
 
     @property
     def config(self) -> Any:
@@ -127,6 +145,16 @@ class Backbone:
     def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError
 
+    def _encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        """diffusers' own ``encode_prompt``, whatever a subclass or somebody else has put in its place."""
+        return self.pipeline_class.encode_prompt(self.pipe, *args, **kwargs)
+
+    @property
+    def pipeline_class(self) -> Any:
+        """diffusers' own class of the pipeline, below what somebody has derived from it."""
+        mro = type(self.pipe).__mro__
+        return next((c for c in mro if c.__name__ in self.pipelines and c.__module__.startswith("diffusers.")), mro[0])
+
     def _lengths(self, length: int | None) -> list[int]:
         """Longest input of each tokenizer. A T5 tokenizer takes ``length``."""
         t5 = length or self.default_length
@@ -153,6 +181,19 @@ class Backbone:
         for name in self.refused:
             if arguments.get(name) is not None:
                 raise Unsupported("a call steered by text alone", f"{name}=…", f"call without {name}, or detach first")
+        for name in self.extras:
+            for key in arguments.get(name) or ():
+                if key != "scale":  # of a LoRA; image prompts, boxes and the like come this way too
+                    raise Unsupported("a call steered by text alone", f"{name}={{{key!r}: …}}", f"call without {key}")
+
+    def check_values(self, values: dict[str, Any]) -> None:
+        """The same for the denoiser's own arguments: what steers it past the text is refused, however it came."""
+        added = values.get("added_cond_kwargs") or {}
+        found = [name for name in self.residuals if values.get(name) is not None]
+        found += [name for name in ("image_embeds", "hint") if added.get(name) is not None]
+        found += [f"{name}[{key!r}]" for name in self.extras for key in values.get(name) or () if key != "scale"]
+        if found:
+            raise Unsupported("a denoiser steered by text alone", f"{found[0]}=…", "detach first, or leave it out")
 
     def guidance(self, arguments: dict[str, Any]) -> float:
         """Weight w of classifier-free guidance in this call."""
@@ -326,8 +367,15 @@ class Backbone:
         return fingerprint([unwrap(self.denoiser)])
 
     def text_fingerprint(self) -> str:
-        """The same of all text encoders."""
-        return fingerprint(self.text_encoders)
+        """The same of all text encoders; words that a textual inversion has added to their tables do not count."""
+        tokenizers = [*self.tokenizers, *[None] * len(self.text_encoders)]
+        return fingerprint(self.text_encoders, [_known(t) for t, _ in zip(tokenizers, self.text_encoders)])
+
+
+def _known(tokenizer: Any) -> int | None:
+    """The first id of a word that was added to a tokenizer; None if none was."""
+    words = getattr(tokenizer, "added_tokens_decoder", {})
+    return min((i for i in words if i >= tokenizer.vocab_size), default=None)
 
 
 def _rows(value: Any, rows: slice) -> Any:

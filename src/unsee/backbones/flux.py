@@ -17,6 +17,7 @@ class Flux(TransformerBackbone):
     """``FluxPipeline`` and its img2img and inpaint forms."""
 
     family = "flux"
+    denoiser_class = "FluxTransformer2DModel"
     pipelines = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
     stacked = False
     refused = (
@@ -46,5 +47,5 @@ class Flux(TransformerBackbone):
         return values["hidden_states"]
 
     def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
-        tokens, pooled, _ = self.pipe.encode_prompt(prompts, max_sequence_length=length or self.default_length)
+        tokens, pooled, _ = self._encode_prompt(prompts, max_sequence_length=length or self.default_length)
         return tokens, pooled

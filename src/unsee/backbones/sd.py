@@ -23,6 +23,12 @@ class UNetBackbone(Backbone):
         "added_cond_kwargs",
         "encoder_attention_mask",
     )
+    residuals = (
+        "down_block_additional_residuals",
+        "mid_block_additional_residual",
+        "down_intrablock_additional_residuals",
+    )
+    denoiser_class = "UNet2DConditionModel"
 
     @property
     def text_dim(self) -> int:
@@ -48,5 +54,5 @@ class SD(UNetBackbone):
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 
     def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, None]:
-        tokens, _ = self.pipe.encode_prompt(prompts, self.pipe._execution_device, 1, False)
+        tokens, _ = self._encode_prompt(prompts, self.pipe._execution_device, 1, False)
         return tokens, None

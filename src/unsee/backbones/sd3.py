@@ -16,6 +16,7 @@ class TransformerBackbone(Backbone):
     denoiser_name = "transformer"
     names = {"latents": "hidden_states", "t": "timestep", "tokens": "encoder_hidden_states"}
     batched = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance")
+    residuals = ("block_controlnet_hidden_states", "controlnet_block_samples", "controlnet_single_block_samples")
 
     @property
     def prediction_type(self) -> str:
@@ -44,6 +45,7 @@ class SD3(TransformerBackbone):
     """``StableDiffusion3Pipeline`` and its img2img and inpaint forms."""
 
     family = "sd3"
+    denoiser_class = "SD3Transformer2DModel"
     pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
     default_length = 256
 
@@ -61,7 +63,7 @@ class SD3(TransformerBackbone):
             )
 
     def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
-        tokens, _, pooled, _ = self.pipe.encode_prompt(
+        tokens, _, pooled, _ = self._encode_prompt(
             prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=length or self.default_length
         )
         return tokens, pooled

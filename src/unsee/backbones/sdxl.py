@@ -25,7 +25,7 @@ class SDXL(UNetBackbone):
         return int(self.pipe.tokenizer_2.model_max_length)
 
     def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
-        tokens, _, pooled, _ = self.pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+        tokens, _, pooled, _ = self._encode_prompt(prompts, do_classifier_free_guidance=False)
         return tokens, pooled
 
     def text(self, values: dict[str, Any]) -> Encoding:

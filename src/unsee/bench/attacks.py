@@ -98,10 +98,10 @@ class Strike:
             progress: Callable[[str, int, int], None] | None = None) -> list[AttackedPrompt]:  # fmt: skip
         """Attacks ``target``; what was found is kept in ``folder``/concept/defense/attack, to be read and replayed."""
         from ..attacks import save
-        from ..guards import protect
+        from ..guards import Guarded
 
         attack = self._attack({"guidance": suite.guidance, "draw_steps": suite.steps, "judge": suite.judge})
-        with protect(target.pipe, *target.guards):
+        with Guarded(target.pipe, *target.guards):
             found = attack(target.pipe, target.concept, prompts, seed=suite.seed, work=folder / "work",
                            progress=progress)  # fmt: skip
         kinds = "-".join(dict.fromkeys(kind_of(p.kind, p.split) for p in prompts))

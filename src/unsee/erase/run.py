@@ -233,9 +233,9 @@ class Desk:
 
     def _attached(self, stack: Recipe) -> None:
         """Fitted, and of this model."""
-        from ..guards import protect
+        from ..guards import Guarded
 
-        with protect(self.pipe, *self._guards(stack)):
+        with Guarded(self.pipe, *self._guards(stack)):
             pass
 
     # ---- choosing and proving ----

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -17,11 +18,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..backbones import Encoding, adapter
-from ..backbones.weights import unwrap
-from ..errors import GuardFailure, Mismatch, Unsupported
+from ..backbones import Encoding, adapter, is_known, weights_adapter
+from ..backbones.weights import refuse_fused, unwrap
+from ..errors import GuardFailure, Mismatch, Unsupported, UserError
 from .base import Defense, Guard
 from .generation import Generation, Step, finite, first, put, require_cfg
+from .host import IDLE, host
+from .snapshot import Parts, Setup, skipping
 
 PARTS = {"model": "model", "text": "text encoder"}
 
@@ -33,34 +36,52 @@ def protect(pipe: Any, *defenses: Defense) -> Guarded:
             pipe("a dagger")
             guarded.decisions
 
-    The pipeline is used as before; it is also ``guarded.pipe``. Generations of one pipeline are made
-    one at a time, whatever thread asks, because a pipeline keeps its scheduler's state in itself.
+    The pipeline is used as before; it is also ``guarded.pipe``. Generations of one denoiser are made one at a time,
+    whatever thread and pipeline asks. What was attached must still be what runs: a denoiser, text encoder or weights
+    that changed since are noticed at the next generation, which is refused. Weight edits alone may be attached to any
+    pipeline around a known denoiser (ControlNet, PAG, T2I-adapter …). Pipelines that share a denoiser may be protected
+    together, with the same weight edits. A thread waits for another's ``with protect(…)`` on the same pipeline.
 
-    Raises :class:`Unsupported` for a pipeline that cannot be protected or already is, and
-    :class:`Mismatch` for a defense fitted for another model; then nothing is attached.
+    Raises :class:`UserError` for no defense at all, :class:`Unsupported` for a pipeline that cannot be protected or
+    already is, or a defense that could not act, and :class:`Mismatch` for one fitted for another model; then nothing
+    is attached.
     """
+    if not defenses:
+        raise UserError("a defense to attach", "none", "pass one: protect(pipe, SLD(text=…))")
     return Guarded(pipe, *defenses)
 
 
 class Guarded:
-    """A protected pipeline. Made by :func:`protect`."""
+    """A protected pipeline, made by :func:`protect`; without any defense it is the bare one, for comparisons."""
 
     def __init__(self, pipe: Any, *defenses: Defense) -> None:
-        if getattr(type(pipe), "_unsee", None) is not None:
-            advice = "give all defenses to one protect(...), or detach first"
-            raise Unsupported("an unprotected pipeline", "a protected one", advice)
         self.pipe, self.defenses = pipe, tuple(member for d in defenses for member in d.members())
         self.guards = [d for d in self.defenses if isinstance(d, Guard)]
-        self.backbone = adapter(pipe)
-        self._lock = threading.RLock()
+        self.edits = sorted(d.digest() for d in self.defenses if not isinstance(d, Guard))
+        edits_alone = bool(self.edits) and not self.guards
+        self.backbone = (weights_adapter(pipe) if edits_alone else adapter(pipe)).pinned()
         self._here = threading.local()  # generation, decisions: of this thread
         self._latest: list[list[dict[str, Any]]] = []
         self._class, self._attached = type(pipe), False
         self._handles: list[Any] = []
         self._denoiser = self.backbone.denoiser
-        self._check_pipeline()
-        self._check_fingerprints()
-        self._attach()
+        self._thread, self._entered, self._active = threading.current_thread(), False, time.monotonic()
+        self._host = host(self._denoiser)
+        self._host.join(self)
+        try:
+            with self._host.lock:
+                self._class = type(pipe)
+                self._check_denoiser()
+                self._check_fingerprints()
+                self._attach()
+        except BaseException:
+            self._host.leave(self)
+            raise
+
+    @staticmethod
+    def of(pipe: Any) -> Guarded | None:
+        """How ``pipe`` is protected now; None if it is not."""
+        return getattr(type(pipe), "_unsee", None)
 
     @property
     def decisions(self) -> list[list[dict[str, Any]]]:
@@ -70,14 +91,17 @@ class Guarded:
         """
         return getattr(self._here, "decisions", self._latest)
 
-    def detach(self) -> None:
-        """Takes everything off; the pipeline is bit- and type-identical to before. Twice is harmless."""
-        with self._lock:
-            if not self._attached:
-                return
-            self._release()
-            for defense in reversed(self.defenses):
-                defense.detach(self.backbone)
+    def detach(self, *, force: bool = False) -> None:
+        """Takes everything off; the pipeline is bit- and type-identical to before. Twice is harmless.
+
+        Raises :class:`Unsupported`, and leaves everything attached, where that cannot be: weights under an edit were
+        written to, or replaced, since (a LoRA was fused, other weights were loaded). With ``force`` the weights from
+        before the edit are put back, and what was written since is lost.
+        """
+        with self._host.lock:
+            if self._attached:
+                self._take_off(force)
+                self._host.leave(self)
 
     @contextmanager
     def lifted(self) -> Iterator[Any]:
@@ -85,14 +109,15 @@ class Guarded:
         an attacker who holds it does. Yields the pipeline; other threads' generations wait."""
         if not self._attached:
             raise Unsupported("a protected pipeline", "a detached one", "call protect(...) again")
-        with self._lock:
-            self.detach()
+        with self._host.lock:
+            self._take_off()
             try:
                 yield self.pipe
             finally:
                 self._attach()
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -101,6 +126,12 @@ class Guarded:
     def __repr__(self) -> str:
         return f"protect({', '.join([type(self.pipe).__name__, *map(repr, self.defenses)])})"
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        raise _no_copy("a copy of a protected model")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise _no_copy("a pickle of a protected model")
+
     @contextmanager
     def generation(self, *args: Any, reads: Encoding | None = None, **kwargs: Any) -> Iterator[Generation]:
         """Opens a generation as the pipeline's call with these arguments would, for code that calls the
@@ -108,8 +139,8 @@ class Guarded:
         learns). Yields it; ``decisions`` are set at the end."""
         if not self._attached:
             raise Unsupported("a protected pipeline", "a detached one", "call protect(...) again")
-        with self._lock:
-            self._check_pipeline()
+        with self._host.lock:
+            self._check()
             opened = self._open(args, kwargs)
             opened.reads = reads
             outer = getattr(self._here, "generation", None)
@@ -121,6 +152,7 @@ class Guarded:
                 self._here.generation = outer
                 _active().pop()
                 self._here.decisions = self._latest = opened.decisions
+                self._active = time.monotonic()
 
     # ---- attaching ----
 
@@ -128,35 +160,73 @@ class Guarded:
         done: list[Defense] = []
         try:
             for defense in self.defenses:
-                done.append(defense)
                 defense.attach(self.backbone)
+                done.append(defense)
         except BaseException:
             for defense in reversed(done):
                 defense.detach(self.backbone)
             raise
+        register, hooks = self._denoiser.register_forward_pre_hook, []
         if self.guards:
-            before = self._denoiser.register_forward_pre_hook(self._before, with_kwargs=True)
-            after = self._denoiser.register_forward_hook(self._after, with_kwargs=True)
-            self._handles = [before, after]
+            hooks = [register(self._before, with_kwargs=True)]
+            hooks.append(self._denoiser.register_forward_hook(self._after, with_kwargs=True))
+            if unwrap(self._denoiser) is not self._denoiser:  # another pipeline may hold what was compiled
+                hooks.append(unwrap(self._denoiser).register_forward_pre_hook(self._inside))
+        elif self.edits:
+            hooks = [register(_Count(self))]
+        self._handles = hooks
+        self._parts, self._setups = Parts(self.backbone), [Setup(defense) for defense in self.defenses]
         self.pipe.__class__ = _subclass(self._class, self)
         self._attached = True
 
-    def _release(self) -> None:
+    def _take_off(self, force: bool = False) -> None:
+        for defense in () if force else self.defenses:
+            defense.check_detach(self.backbone)
         for handle in self._handles:
             handle.remove()
         self.pipe.__class__, self._handles, self._attached = self._class, [], False
+        for defense in reversed(self.defenses):
+            defense.detach(self.backbone)
+
+    def passing(self) -> bool:
+        """Whether another thread may wait for the end of this one: it is in a ``with``, or was busy just now."""
+        mine = self._thread is threading.current_thread() or not self._thread.is_alive()
+        return not mine and (self._entered or time.monotonic() - self._active < IDLE)
+
+    def conflict(self, other: Guarded) -> Unsupported:
+        """Why ``other`` cannot be attached beside this one."""
+        if other.pipe is self.pipe:
+            advice = "give all defenses to one protect(...), or detach first"
+            return Unsupported("an unprotected pipeline", "a protected one", advice)
+        got = "one that another pipeline protects with others"
+        return Unsupported("a denoiser with the same weight edits", got, "give both pipelines the same, or detach")
 
     def _check_fingerprints(self) -> None:
-        for defense in self.defenses:
-            for part, expected in defense.fingerprints.items():
-                got = self.backbone.fingerprint() if part == "model" else self.backbone.text_fingerprint()
-                if got != expected:
-                    wanted = f"the {PARTS[part]} that {defense.name} was fitted for ({expected[:12]})"
-                    raise Mismatch(wanted, got[:12], "fit it for this one")
+        """By the weights before any edit, which a pipeline that shares the denoiser may have attached already."""
+        expected = [(d, part, mark) for d in self.defenses for part, mark in d.fingerprints.items()]
+        if not expected:
+            return
+        if not self._host.fingerprint or len(self._host.holders) == 1:
+            self._host.fingerprint = self.backbone.fingerprint()
+        found = {"model": self._host.fingerprint, "text": self.backbone.text_fingerprint()}
+        for defense, part, mark in expected:
+            if found[part] != mark:
+                wanted = f"the {PARTS[part]} that {defense.name} was fitted for ({mark[:12]})"
+                raise Mismatch(wanted, found[part][:12], "fit it for this one")
 
-    def _check_pipeline(self) -> None:
+    def _check(self) -> None:
+        """Everything that was attached is still what runs."""
+        self._check_denoiser()
+        if any(handle.id not in self._denoiser._forward_pre_hooks for handle in self._handles[:1]):
+            raise GuardFailure("the guards' hooks were removed from the denoiser; protect the pipeline again")
+        parts: list[Parts | Setup] = [self._parts, *self._setups]
+        for part in parts:
+            if change := part.change():
+                raise Unsupported("what was protected", change, "detach, and protect the pipeline after changing it")
+
+    def _check_denoiser(self) -> None:
         """The denoiser is the one with our hooks, and a call of it runs them."""
-        denoiser = self.backbone.denoiser
+        denoiser = self.backbone.current
         if denoiser is not self._denoiser:
             got = "another (replaced or compiled since)"
             raise Unsupported("the denoiser that was protected", got, "protect the pipeline after changing it")
@@ -167,20 +237,34 @@ class Guarded:
                     f"{self.backbone.denoiser_name}.compile()",
                     f"use pipe.{self.backbone.denoiser_name} = torch.compile(…) before protecting",
                 )
-        if getattr(denoiser, "is_cache_enabled", False):
-            advice = "call disable_cache() first: guards need every step"
-            raise Unsupported("a denoiser without a cache", "a cached one", advice)
-        if any(handle.id not in denoiser._forward_pre_hooks for handle in self._handles[:1]):
-            raise GuardFailure("the guards' hooks were removed from the denoiser; protect the pipeline again")
+        if self.guards and (found := skipping(denoiser)):
+            got, _, do = found.partition(": ")
+            raise Unsupported("a denoiser that does all its work at each step", got, do)
+        if self.edits:
+            refuse_fused(unwrap(denoiser))
 
     # ---- one generation ----
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if not is_known(self.pipe):  # weight edits alone
+            return self._call_unknown(*args, **kwargs)
         with self.generation(*args, **kwargs) as opened:
             opened.drawing = True
             output = self._class.__call__(self.pipe, *args, **kwargs)
-            if self.guards:
+            if self.defenses:
                 opened.finish()
+            self._check()
+            return output
+
+    def _call_unknown(self, *args: Any, **kwargs: Any) -> Any:
+        """Of a pipeline whose calls we do not understand, but whose weights we hold."""
+        if not self._attached:
+            raise Unsupported("a protected pipeline", "a detached one", "call protect(...) again")
+        with self._host.lock:
+            self._check()
+            self.backbone.check(kwargs)
+            output = self._class.__call__(self.pipe, *args, **kwargs)
+            self._check()
             return output
 
     def _open(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Generation:
@@ -202,15 +286,27 @@ class Guarded:
 
     def _covered_by(self, other: Guarded) -> bool:
         """Whether another protected pipeline, now drawing with the same denoiser, has all our guards."""
-        return other._denoiser is self._denoiser and {*map(repr, self.guards)} <= {*map(repr, other.guards)}
+        return unwrap(other._denoiser) is unwrap(self._denoiser) and self._marks <= other._marks
+
+    @functools.cached_property
+    def _marks(self) -> frozenset[str]:
+        return frozenset(guard.digest() for guard in self.guards)
 
     # ---- the hooks ----
 
+    def _inside(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        """On the module in a compiled one: who calls it past the wrapper, and our hooks, is outside."""
+        if not torch.compiler.is_compiling():
+            self._current()
+
     def _before(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        if torch.compiler.is_compiling():  # another pipeline compiled it and has its hooks on the wrapper
+            return None
         generation = self._current()
         if generation is None:
             return None
         values = self.backbone.bind(args, kwargs)
+        self.backbone.check_values(values)
         negative, positive = self._halves(generation, values)
         step = self._begin(generation, values, positive)
         text = whole = self.backbone.text(values)
@@ -227,7 +323,7 @@ class Guarded:
         return (), values
 
     def _after(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        generation = self._current()
+        generation = None if torch.compiler.is_compiling() else self._current()
         if generation is None or generation.step is None:
             return None
         step, prediction = generation.step, first(output)
@@ -261,7 +357,8 @@ class Guarded:
         turns = 2 if generation.cfg and not self.backbone.stacked else 1
         conditions = self.backbone.select(values, positive)
         latents = self.backbone.latents(conditions)
-        generation.step = Step(generation, generation.calls // turns, t, latents, conditions)
+        asked = self.backbone.text(conditions)
+        generation.step = Step(generation, generation.calls // turns, t, latents, conditions, asked)
         return generation.step
 
     def _condition(self, method: str, step: Step, text: Encoding, rows: slice) -> Encoding:
@@ -317,18 +414,47 @@ def _active() -> list[Guarded]:
     return _THREAD.active
 
 
+class _Count:
+    """A hook that counts the denoiser's calls; in a copy of the denoiser it does nothing."""
+
+    def __init__(self, guarded: Guarded | None) -> None:
+        self.guarded = guarded
+
+    def __call__(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        generation = getattr(self.guarded._here, "generation", None) if self.guarded else None
+        if generation is not None and not torch.compiler.is_compiling():
+            generation.calls += 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Count, (None,)
+
+
 def _subclass(original: type, guarded: Guarded) -> type:
-    """``original`` with a ``__call__`` that opens a generation; its name and signature are the same."""
+    """``original`` with a ``__call__`` that opens a generation; its name and signature are the same. What would leave
+    the guards behind without a word (a copy, a pickle, a saved pipeline) is refused."""
 
     @functools.wraps(original.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not guarded.pipe:
-            advice = "protect the copy, after detaching"
-            raise Unsupported("the pipeline object that was protected", "a copy of it", advice)
+            raise _no_copy("a copy of it")
         return guarded._call(*args, **kwargs)
 
+    def refuse(got: str) -> Any:
+        def refused(self: Any, *args: Any, **kwargs: Any) -> Any:
+            raise _no_copy(got)
+
+        return refused
+
     names = {name: getattr(original, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(original.__name__, (original,), {**names, "__call__": call, "_unsee": guarded})
+    acts: dict[str, Any] = {"__call__": call, "_unsee": guarded, "__deepcopy__": refuse("a deep copy of it")}
+    acts |= {"__copy__": refuse("a copy of it"), "__reduce_ex__": refuse("a pickle of it")}
+    if guarded.guards:
+        acts["save_pretrained"] = refuse("a saved pipeline, in which no guard is")
+    return type(original.__name__, (original,), {**names, **acts})
+
+
+def _no_copy(got: str) -> Unsupported:
+    return Unsupported("the pipeline object that was protected", got, "detach first, and protect the copy")
 
 
 def _put_rows(whole: Tensor, rows: slice, part: Tensor) -> Tensor:

@@ -66,6 +66,9 @@ class Defense:
     def detach(self, backbone: Backbone) -> None:
         """Called once when taken off; must leave every weight bit-identical to before."""
 
+    def check_detach(self, backbone: Backbone) -> None:
+        """Raises :class:`Unsupported` where :meth:`detach` could not do that, or would lose what is not its own."""
+
     def tensors(self) -> dict[str, Tensor]:
         """What is saved as safetensors; empty for a defense without weights."""
         return {}

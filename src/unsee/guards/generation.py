@@ -37,9 +37,7 @@ class Generation:
     @classmethod
     def of(cls, backbone: Backbone, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Self:
         """Reads a pipeline call. Raises :class:`Unsupported` if it cannot be protected."""
-        bound = inspect.signature(call).bind(backbone.pipe, *args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
+        arguments = _arguments(backbone, call, args, kwargs)
         backbone.check(arguments)
         each = int(arguments.get("num_images_per_prompt") or 1)
         prompts = backbone.prompts(arguments)
@@ -89,6 +87,7 @@ class Step:
     t: float  # the scheduler's scale
     latents: Tensor  # (n, C, H, W) as the denoiser gets them; FLUX packed, (n, HW/4, 4C)
     conditions: dict[str, Any] = field(default_factory=dict)  # the call's arguments, positive rows
+    asked: Encoding | None = None  # the user's half of the text as it arrived, before any guard
     positive: Tensor | None = None  # predictions of the n images, in the model's own kind
     negative: Tensor | None = None
     own: dict[str, Any] | None = None  # the call with the user's own negative, where a guard replaced it
@@ -117,6 +116,21 @@ class Step:
         for i, events in enumerate(self.generation.decisions):
             own = {name: column[i] for name, column in columns.items()}
             events.append({"defense": guard.name, "step": self.index, "t": self.t, **own})
+
+
+def _arguments(backbone: Backbone, call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any],
+               ) -> dict[str, Any]:  # fmt: skip
+    """The call's arguments by name; what a subclass passes on as ``**kwargs`` has diffusers' own defaults."""
+    signature = inspect.signature(call)
+    bound = signature.bind(backbone.pipe, *args, **kwargs)
+    bound.apply_defaults()
+    arguments = dict(list(bound.arguments.items())[1:])
+    rest = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    if not rest:
+        return arguments
+    own = inspect.signature(backbone.pipeline_class.__call__).parameters.values()
+    defaults = {p.name: p.default for p in own if p.default is not p.empty}
+    return {**defaults, **arguments, **arguments.pop(rest[0])}
 
 
 def first(output: Any) -> Tensor:

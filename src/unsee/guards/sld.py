@@ -16,9 +16,9 @@ Differs     * "weak" uses the paper's s_S = 200; diffusers' ``SafetyConfig.WEAK`
             * v-prediction, x0-prediction and flow: the formulas run on noises, d noise = k d prediction
               with k = noise_gain(t). At the noise end k goes to 0 where SD 1.x has 0.068; |k| is kept at
               least there, so that the first step, and a one-step sampler, are guided too.
-            * ``match=True`` (ours): e_S is of the one word nearest to the image's prompt. A list or a hypernym is
-              a mixture, and away from a mixture the thing that was asked for stays likely; away from its own
-              word e_p - gamma comes to e_u, and the picture loses that thing alone.
+            * ``match=True`` (ours): e_S is of the one word nearest to the text that the denoiser reads. A list or a
+              hypernym is a mixture, and away from a mixture the thing that was asked for stays likely; away from its
+              own word e_p - gamma comes to e_u, and the picture loses that thing alone.
             * guidance_rescale takes its reference from the guarded prompt prediction.
 """
 
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..errors import UnknownName, Unsupported, UserError
+from ..errors import UnknownName, UserError
 from .base import Guard
 from .negative_prompt import every_word, warn_if_cut, words
 
@@ -55,6 +55,19 @@ class Motion:
 
     concept: Encoding
     nu: Tensor | float = 0.0
+
+
+@dataclass(kw_only=True)
+class Choice(Motion):
+    """The same where each image takes its own of several concepts: of ``known`` the one nearest to what is read."""
+
+    known: Encoding
+    empty: Encoding
+
+    def take(self, step: Step) -> None:
+        """Chooses by the text that reached the denoiser at this step, before any guard changed it."""
+        assert step.asked is not None
+        self.concept = self.known.rows(closest(step.asked, self.known, self.empty))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,7 +97,6 @@ class SLD(Guard):
             raise UnknownName("SLD preset", self.preset, PRESETS)
         if not self.text.strip():
             raise UserError("a text that says what is to be unseen", "an empty one", "pass text=…")
-        self.needs_text = self.match  # type: ignore[misc]
 
     @classmethod
     def for_concept(cls, concept: Any, **more: Any) -> Self:
@@ -100,14 +112,18 @@ class SLD(Guard):
         for text in split(self.text) if self.match else [self.text]:
             warn_if_cut(self.name, text, backbone)
 
-    def prepare(self, generation: Generation) -> Motion | None:
-        if self.settings()["scale"] < 1:
-            return None
-        return Motion(generation.encode(nearest(generation, self.text) if self.match else [self.text]))
+    def prepare(self, generation: Generation) -> Motion:
+        if not self.match:
+            return Motion(generation.encode([self.text]))
+        encoded = generation.encode(["", *split(self.text)])
+        known = encoded.rows(slice(1, None))
+        return Choice(concept=known, known=known, empty=encoded.rows([0]))
 
     def guide(self, step: Step, state: Motion | None) -> Tensor | None:
         if state is None or step.positive is None or step.negative is None:
             return None
+        if isinstance(state, Choice):
+            state.take(step)
         settings, gain = self.settings(), step.backbone.noise_gain(step.t)
         gain = (LEAST_GAIN if abs(gain) < LEAST_GAIN else abs(gain)) * (-1.0 if gain < 0 else 1.0)
         p, u, s = (gain * e.float() for e in (step.positive, step.negative, step.predict(state.concept)))
@@ -121,19 +137,6 @@ class SLD(Guard):
         """delta for a sampler of ``steps`` steps."""
         delta = self.settings()["warmup"]
         return round(delta * steps / DESIGNED_FOR) if self.scale_warmup else int(delta)
-
-
-def nearest(generation: Generation, text: str) -> list[str]:
-    """For each image the word of ``text`` (between commas) that is nearest to its prompt.
-
-    Near is what :func:`closest` says. Raises :class:`Unsupported` for a prompt that came as embeddings only.
-    """
-    if any(prompt is None for prompt in generation.prompts):
-        raise Unsupported("prompts as text, to match words with", "prompt_embeds=…", "pass prompt=…, or match=False")
-    choice = split(text)
-    texts = generation.encode(["", *choice, *(str(prompt) for prompt in generation.prompts)])
-    n = len(choice) + 1
-    return [choice[i] for i in closest(texts.rows(slice(n, None)), texts.rows(slice(1, n)), texts.rows([0]))]
 
 
 def closest(asked: Encoding, known: Encoding, empty: Encoding) -> list[int]:

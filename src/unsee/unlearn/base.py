@@ -10,24 +10,28 @@ Keys in ``model.safetensors`` are those of diffusers, so ``pipe.load_lora_weight
 ``transformer.…`` for SD3 and FLUX; convolutions have A of ``(r, in, h, w)`` and B of ``(out, r, 1, 1)``.
 
 Attached, a layer's weight is W + Σ strength · delta over all edits on this denoiser, summed in float32 and cast
-once. The untouched weights are kept and put back when the last edit leaves, whatever the order of leaving.
+once. The untouched weights are kept and put back when the last edit leaves, whatever the order of leaving. Pipelines
+that share the denoiser share the edit: it leaves with the last of them. Weights that somebody else has written to
+meanwhile are not written over: taking the edit off is refused, and says why.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from ..backbones.weights import unwrap
+from ..backbones.weights import refuse_fused, unwrap
 from ..errors import BadFile, Mismatch, Unsupported, UserError
 from ..guards.base import Defense
+from ..guards.snapshot import merged
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -83,11 +87,21 @@ class WeightEdit(Defense):
 
     def attach(self, backbone: Backbone) -> None:
         """Adds strength · delta to the weights; raises :class:`Mismatch` or :class:`Unsupported`, nothing added."""
-        _edited(backbone).add(self, self.found(backbone))
+        if not self.weights:
+            do = "fit it, or load it with from_pretrained"
+            raise Unsupported(f"a fitted {type(self).__name__}", "one without weights", do)
+        if self.strength == 0:
+            raise Unsupported(f"a {self.name} that acts", "strength=0, which changes nothing", "leave it out instead")
+        refuse_fused(unwrap(backbone.denoiser))
+        _edited(backbone).add(self, backbone.pipe, self.found(backbone))
 
     def detach(self, backbone: Backbone) -> None:
         """Takes this edit off. Harmless if it is not on."""
-        _edited(backbone).remove(self)
+        _edited(backbone).remove(self, backbone.pipe)
+
+    def check_detach(self, backbone: Backbone) -> None:
+        """Raises :class:`Unsupported` where putting the weights back would lose what others wrote to them."""
+        _edited(backbone).check(self, backbone.pipe, unwrap(backbone.denoiser))
 
     def as_lora(self, rank: int) -> tuple[Self, float]:
         """(this edit with every delta as low-rank pairs, the relative error of that).
@@ -170,51 +184,128 @@ def _editable(name: str, module: nn.Module | None, kind: str, shape: tuple[int, 
 
 
 @dataclass
+class _Entry:
+    """One edit on a denoiser as it was attached, whatever becomes of the object."""
+
+    digest: str
+    strength: float
+    edit: WeightEdit  # a copy: its tensors are those that were attached
+    holders: list[tuple[weakref.ref[Any], WeightEdit]]  # the pipelines that it is attached for, each with its object
+
+
+@dataclass
 class _Edited:
     """The edits on one denoiser, and its weights as they were before the first of them."""
 
-    originals: dict[str, tuple[nn.Parameter, Tensor]] = field(default_factory=dict)
-    edits: list[tuple[WeightEdit, float]] = field(default_factory=list)
+    originals: dict[str, tuple[nn.Parameter, Tensor, int]] = field(default_factory=dict)  # parameter, before, version
+    entries: list[_Entry] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def add(self, edit: WeightEdit, found: dict[str, nn.Parameter]) -> None:
-        if any(edit is other for other, _ in self.edits):
-            raise Unsupported("a denoiser without this edit", "one that has it already", "attach it once, or detach it")
-        if edit.strength == 0:
-            return
-        for name, parameter in found.items():
-            if name not in self.originals:
-                self.originals[name] = parameter, parameter.detach().clone()
-        self.edits.append((edit, edit.strength))
-        self._write(found)
+    def add(self, edit: WeightEdit, pipe: Any, found: dict[str, nn.Parameter]) -> None:
+        digest = edit.digest()
+        with self.lock:
+            entry = next((e for e in self.entries if e.digest == digest), None)
+            if entry is not None:
+                if any(ref() is pipe for ref, _ in entry.holders):
+                    advice = "attach it once, or detach it"
+                    raise Unsupported("a denoiser without this edit", "one that has it already", advice)
+                entry.holders.append((weakref.ref(pipe), edit))
+                return
+            for name, parameter in found.items():
+                if name not in self.originals:
+                    self.originals[name] = parameter, parameter.detach().clone(), 0
+            self.entries.append(_Entry(digest, edit.strength, edit._with(edit.weights), [(weakref.ref(pipe), edit)]))
+            try:
+                self._write(found)
+                self._refuse_vain(edit, found)
+            except BaseException:
+                self._drop(self.entries[-1])
+                raise
 
-    def remove(self, edit: WeightEdit) -> None:
-        kept = [pair for pair in self.edits if pair[0] is not edit]
-        if len(kept) == len(self.edits):
-            return
-        self.edits = kept
-        self._write(edit.targets)
+    def remove(self, edit: WeightEdit, pipe: Any) -> None:
+        with self.lock:
+            for entry in self._of(edit, pipe):
+                entry.holders = [held for held in entry.holders if held[0]() is not pipe]
+                if not entry.holders:
+                    self._drop(entry)
+
+    def check(self, edit: WeightEdit, pipe: Any, denoiser: nn.Module) -> None:
+        with self.lock:
+            for entry in self._of(edit, pipe):
+                if len(entry.holders) == 1:
+                    refuse_fused(denoiser)
+                    for name in entry.edit.targets:
+                        self._check_written(name, denoiser)
+
+    def _of(self, edit: WeightEdit, pipe: Any) -> list[_Entry]:
+        """What was attached of ``edit`` for ``pipe``; its tensors may have been replaced since."""
+        mine = [(entry, own) for entry in self.entries for ref, own in entry.holders if ref() is pipe]
+        same = [entry for entry, own in mine if own is edit]
+        return same or [entry for entry, _ in mine if entry.digest == edit.digest()]
+
+    def _drop(self, entry: _Entry) -> None:
+        self.entries.remove(entry)
+        self._write(entry.edit.targets)
 
     @torch.no_grad()
     def _write(self, names: Iterable[str]) -> None:
-        edited = [(edit, strength, set(edit.targets)) for edit, strength in self.edits]
         for name in names:
-            parameter, original = self.originals[name]
-            edits = [(edit, strength) for edit, strength, targets in edited if name in targets]
-            if not edits:
-                parameter.data.copy_(original)
+            parameter, original, _ = self.originals[name]
+            wanted = self._wanted(name)
+            if not bool(torch.isfinite(wanted.to(parameter.dtype)).all()):
+                raise Unsupported("an edit that leaves finite weights", f"NaN or infinity in {name}", "lower strength")
+            parameter.data.copy_(wanted)
+            if wanted is original:
                 del self.originals[name]
-                continue
-            total = widened(original).clone()
-            for edit, strength in edits:
-                total += strength * edit.delta(name).to(total)
-            parameter.data.copy_(total)
+            else:
+                self.originals[name] = parameter, original, parameter._version
+
+    def _wanted(self, name: str) -> Tensor:
+        """The parameter with all edits that are on; the original itself where none is."""
+        _, original, _ = self.originals[name]
+        edits = [entry for entry in self.entries if name in entry.edit.targets]
+        if not edits:
+            return original
+        total = widened(original).clone()
+        for entry in edits:
+            total += entry.strength * entry.edit.delta(name).to(total)
+        return total
+
+    def _refuse_vain(self, edit: WeightEdit, found: Iterable[str]) -> None:
+        if all(torch.equal(self.originals[n][0], self.originals[n][1].to(self.originals[n][0])) for n in found):
+            got = f"one that changes no weight at strength {edit.strength}"
+            raise Unsupported(f"a {edit.name} that acts", got, "fit it again, or raise strength")
+
+    def _check_written(self, name: str, denoiser: nn.Module) -> None:
+        parameter, original, version = self.originals[name]
+        layer, _, kind = name.partition(".")[2].rpartition(".")
+        module = layer_of(denoiser, layer)
+        if getattr(module, kind, None) is not parameter:
+            raise _written(f"{name} is another tensor")
+        if parameter.is_meta:
+            raise _written(f"{name} is offloaded", "take the offloading off first")
+        wanted = self._wanted(name).to(parameter.dtype).to(parameter)
+        if torch.equal(parameter, wanted) or torch.equal(parameter, original.to(parameter)):
+            return
+        if merged(denoiser):
+            raise _written(f"an adapter was fused into {name}", "call unfuse_lora() first")
+        rounding = 8 * torch.finfo(parameter.dtype).eps * wanted.abs().max()
+        if parameter._version != version or bool((parameter - wanted).abs().max() > rounding):
+            raise _written(f"{name} was written to")  # else: an adapter was fused and taken out again
+
+
+def _written(what: str, do: str = "detach(force=True) puts back the weights from before, and loses what was written",
+             ) -> Unsupported:  # fmt: skip
+    return Unsupported("the weights that the edit left", f"others: {what}", do)
 
 
 _ON: weakref.WeakKeyDictionary[nn.Module, _Edited] = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
 
 
 def _edited(backbone: Backbone) -> _Edited:
-    return _ON.setdefault(unwrap(backbone.denoiser), _Edited())
+    with _MAKING:
+        return _ON.setdefault(unwrap(backbone.denoiser), _Edited())
 
 
 def _target(name: str) -> str:

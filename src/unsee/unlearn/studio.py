@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..backbones import quiet
 from ..errors import Unsupported
-from ..guards import Guard, protect
+from ..guards import Guard, Guarded
 from ..guards.generation import first
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def guidance_for(concept: Concept, given: float) -> float:
 
 def hosted(fit: Fit) -> Any:
     """The weight edits among the hosts, attached. Guards act while an image is made; they change no fit of weights."""
-    return protect(fit.pipe, *(host for host in fit.host if not isinstance(host, Guard)))
+    return Guarded(fit.pipe, *(host for host in fit.host if not isinstance(host, Guard)))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ...concepts.compose import fill, reworded, thing_asked
 from ...errors import BadFile, UnknownName, UserError
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
-from ..attach import protect
+from ..attach import Guarded
 from ..base import Guard
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _shown(fit: Fit, training: Fitting, rows: Rows, names: Sequence[Text], host:
     from ...types import Prompt
 
     judge, found = _judge(training, fit.concept), 0
-    with protect(fit.pipe, *host) as guarded:
+    with Guarded(fit.pipe, *host) as guarded:
         with torch.no_grad():
             vectors = len(rows[0]) if training.start == "hypernym" else 1
             ids = inversion.spell(guarded.backbone, names, vectors)

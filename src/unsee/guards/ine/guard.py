@@ -18,7 +18,7 @@ from ...unlearn.presets import settled
 from ..base import Guard
 from ..negative_prompt import NegativePrompt, words
 from ..safree import SAFREE, summaries
-from ..sld import SLD, Motion, closest
+from ..sld import SLD, Choice, Motion
 from .fitting import NAME, PRESETS, Fitting, trained
 
 if TYPE_CHECKING:
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 
 CARRIERS: dict[str, type[Guard]] = {"negative-prompt": NegativePrompt, "sld": SLD, "safree": SAFREE}
 REPLACE = ("both", "subspace", "cfg")
-
-
-@dataclass(kw_only=True)
-class Choice(Motion):
-    """SLD's state where there is an embedding for every thing: ``concept`` are each image's own, of ``known``."""
-
-    known: Encoding
-    empty: Encoding
 
 
 @dataclass(kw_only=True, eq=False)
@@ -129,8 +121,6 @@ class INE(Guard):
                 return self._prepare_safree(self.inner, generation, length)
             if isinstance(self.inner, NegativePrompt):
                 return self.encode(generation.backbone, generation.negatives, length=length)
-            if self.inner.settings()["scale"] < 1:
-                return None
             if self.lengths:
                 ids = spell(generation.backbone, self._names(), 1, length)
                 known = encode_ids(generation.backbone, ids, self._flat(), length)
@@ -144,9 +134,6 @@ class INE(Guard):
         return self.inner.on_negative(step, text, state)
 
     def guide(self, step: Step, state: Any) -> Tensor | None:
-        if isinstance(state, Choice):
-            asked = step.backbone.text(step.conditions)
-            state.concept = state.known.rows(closest(asked, state.known, state.empty))
         return self.inner.guide(step, state)
 
     @classmethod

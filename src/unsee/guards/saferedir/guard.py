@@ -70,7 +70,7 @@ class SafeRedir(Guard):
     """``SafeRedir.fit(pipe, concept, work=…)``, or ``SafeRedir.from_pretrained(folder)``.
 
     ``threshold`` on p(unsafe) in [0, 1], or ``strict`` 0.3, ``balanced`` 0.5, ``lenient`` 0.8; 0.5 is calibrated.
-    ``strength`` times the trained shift; 0 switches the guard off. ``interval``: a check at every so many steps, the
+    ``strength`` times the trained shift, above 0. ``interval``: a check at every so many steps, the
     first always. ``sticky``: once unsafe, an image stays redirected. ``policy``: which halves of classifier-free
     guidance are moved, ``positive`` or (reference only) ``both``. None takes the mode's own.
     """
@@ -232,6 +232,8 @@ class SafeRedir(Guard):
 
     def attach(self, backbone: Backbone) -> None:
         self._network()
+        if self.setting("strength") == 0:
+            raise Unsupported("a saferedir that acts", "strength=0, which moves nothing", "leave it out instead")
         _suited(self.mode, backbone)
 
     def prepare(self, generation: Generation) -> State:
@@ -240,12 +242,10 @@ class SafeRedir(Guard):
         return State(net if here else copy.deepcopy(net).to(device), wait=[0] * generation.images)
 
     def on_positive(self, step: Step, text: Encoding, state: State) -> Encoding | None:
-        if self.setting("strength") == 0:
-            return None
         return self._redirect(step, text, state) if self.mode == "unsee" else self._released(step, text, state)
 
     def on_negative(self, step: Step, text: Encoding, state: State) -> Encoding | None:
-        if self.mode == "unsee" or self.setting("policy") != "both" or self.setting("strength") == 0:
+        if self.mode == "unsee" or self.setting("policy") != "both":
             return None
         return _released_text(text, state.relative)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ORDERS, FILTERINGS = ("released", "paper"), ("released", "paper", "off")
 DESIGNED_FOR, MOST = 50, 10  # sampling steps; the largest t'
+FULL, HALF = 1e-3, 5e-2  # relative distance of two encodings of one text, by rounding: float32, and half precision
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Filter:
     parts: tuple[Part, ...]
     words: list[str]
     last: int
+    text: Encoding  # the prompt as the text encoders read it, one row
 
     @property
     def acts(self) -> bool:
@@ -134,7 +136,7 @@ class SAFREE(Guard):
             concept, m = bases[view.name], columns[view.name][:n] if columns else torch.zeros(0, len(bases[view.name]))
             parts.append(Part(view, concept, basis(m), triggers(residuals(m, concept), self.alpha)))
         said = [word for part in parts if part.view.rows is not None for word in trigger_words(backbone, ids, part)]
-        return Filter(tuple(parts), list(dict.fromkeys(said)), self._last(parts, whole, ends))
+        return Filter(tuple(parts), list(dict.fromkeys(said)), self._last(parts, whole, ends), whole)
 
     def on_negative(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
         return None if state is None else state.negative
@@ -142,6 +144,8 @@ class SAFREE(Guard):
     def on_positive(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
         if state is None:
             return None
+        if step.generation.reads is None:  # else an attack says itself what it reads
+            _same_text(step, state.filters)
         total, slopes = step.generation.total, step.generation.slopes
         early = [step.index <= self.last_step(f.last, total) for f in state.filters]
         acting = [f.acts and soon for f, soon in zip(state.filters, early, strict=True)]
@@ -211,6 +215,20 @@ def _texts(generation: Generation) -> list[str]:
         if given is not None and given != arguments.get("prompt"):
             raise Unsupported("one prompt, read by all text encoders alike", f"{name}=…", f"call without {name}")
     return [text or "" for text in generation.prompts]
+
+
+def _same_text(step: Step, filters: Sequence[Filter]) -> None:
+    """The tokens that were tested are those of the prompt: what reached the denoiser must be that prompt."""
+    assert step.asked is not None
+    for i, found in enumerate(filters):
+        got, wanted = step.asked.rows([i]), step.backbone.match(found.text, step.asked.rows([i]))
+        for a, b in ((got.tokens, wanted.tokens), (got.pooled, wanted.pooled)):
+            if a is None or b is None:
+                continue
+            off = float((a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-12))
+            if off > (HALF if a.dtype.itemsize < 4 else FULL):
+                got_text = f"another text at step {step.index} (a callback, a subclass or encode_prompt changed it)"
+                raise Unsupported("the prompt's own encoding, whose tokens SAFREE tests", got_text, "leave it as it is")
 
 
 def _length(generation: Generation) -> int | None:

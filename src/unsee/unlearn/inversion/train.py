@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...backbones import Backbone, Encoding, adapter
 from ...errors import UnknownName, Unsupported, UserError
 from ...files import load_tensors, save_tensors
-from ...guards import Defense, Guarded, protect
+from ...guards import Defense, Guarded
 from ...guards.generation import first
 from ..studio import Predictor, Studio
 from .splice import Rows, Text, encode_ids, spell, thing_rows, word_rows
@@ -228,11 +228,11 @@ class _Job:
 
 @contextmanager
 def _guarded(pipe: Any, host: Sequence[Defense]) -> Iterator[Guarded]:
-    already = getattr(type(pipe), "_unsee", None)
+    already = Guarded.of(pipe)
     if already is not None and not host:
         yield already
         return
-    with protect(pipe, *host) as guarded:
+    with Guarded(pipe, *host) as guarded:
         yield guarded
 
 
