@@ -1,7 +1,7 @@
 """The one door for foreign bytes, the names that may become files, and files that are whole or not there.
 
-Whatever comes from outside (JSON, TOML, CSV, text, safetensors, torch files, images, SQLite, Parquet, hub ids) is opened
-here and nowhere else; a test holds it. Every failure is a :class:`~unsee.errors.BadFile` with the file, the place and
+Whatever comes from outside (JSON, TOML, CSV, text, safetensors, torch files, images, SQLite, Parquet, hub ids) is
+opened here and nowhere else; a test holds it. Every failure is a :class:`~unsee.errors.BadFile` with the file, the place and
 what to do. What is asked for first: a regular file, of a bounded size. What comes out: plain values, bounded in depth.
 
     door      what may be opened, and how a failure is told       texts     text, JSON, TOML, CSV; values of a type
@@ -20,9 +20,10 @@ from .texts import parse_json, parse_toml, read_csv, read_json, read_jsonl, read
 from .writing import contents, digest, save_tensors, sha256, whole
 
 __all__ = [
-    "PICTURE", "SETTINGS", "TABLE", "WEIGHTS", "Database", "Locked", "Name", "Row", "columns", "contents", "decode_image",
-    "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_file", "load_tensors", "metadata_json", "name_ok", "named",
-    "open_image", "open_sqlite", "parse_json", "parse_toml", "plain", "read_bytes", "read_csv", "read_json",
-    "read_jsonl", "read_parquet", "read_text", "read_toml", "read_torch", "reading", "reason", "regular",
-    "save_tensors", "sha256", "target", "tensor_shapes", "typed", "whole", "write_parquet",
+    "Database", "Locked", "Name", "PICTURE", "Row", "SETTINGS", "TABLE", "WEIGHTS", "columns", "contents",
+    "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_file", "load_tensors",
+    "metadata_json", "name_ok", "named", "open_image", "open_sqlite", "parse_json", "parse_toml", "plain",
+    "read_bytes", "read_csv", "read_json", "read_jsonl", "read_parquet", "read_text", "read_toml", "read_torch",
+    "reading", "reason", "regular", "save_tensors", "sha256", "target", "tensor_shapes", "typed", "whole",
+    "write_parquet",
 ]  # fmt: skip

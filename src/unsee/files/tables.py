@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -29,13 +29,16 @@ class _Cursor(sqlite3.Cursor):
         return self.connection.told(call)
 
     def execute(self, *arguments: Any) -> _Cursor:
-        return self._told(lambda: super(_Cursor, self).execute(*arguments))
+        self._told(lambda: super(_Cursor, self).execute(*arguments))
+        return self
 
     def executemany(self, *arguments: Any) -> _Cursor:
-        return self._told(lambda: super(_Cursor, self).executemany(*arguments))
+        self._told(lambda: super(_Cursor, self).executemany(*arguments))
+        return self
 
     def executescript(self, *arguments: Any) -> _Cursor:
-        return self._told(lambda: super(_Cursor, self).executescript(*arguments))
+        self._told(lambda: super(_Cursor, self).executescript(*arguments))
+        return self
 
     def fetchone(self) -> Any:
         return self._told(super().fetchone)
@@ -64,13 +67,13 @@ class Database(sqlite3.Connection):
     def cursor(self, factory: Any = _Cursor) -> Any:
         return super().cursor(factory)
 
-    def execute(self, *arguments: Any) -> _Cursor:
+    def execute(self, *arguments: Any) -> Any:
         return self.cursor().execute(*arguments)
 
-    def executemany(self, *arguments: Any) -> _Cursor:
+    def executemany(self, *arguments: Any) -> Any:
         return self.cursor().executemany(*arguments)
 
-    def executescript(self, *arguments: Any) -> _Cursor:
+    def executescript(self, *arguments: Any) -> Any:
         return self.cursor().executescript(*arguments)
 
     def commit(self) -> None:
@@ -107,7 +110,7 @@ def open_sqlite(path: Place, what: str, do: str, *, new: bool = False, **options
     return found
 
 
-def columns(db: Database, wanted: dict[str, Sequence[str]]) -> None:
+def columns(db: Database, wanted: Mapping[str, Sequence[str]]) -> None:
     """Raises :class:`BadFile` unless ``db`` has these columns in these tables."""
     for table, names in wanted.items():
         found = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]

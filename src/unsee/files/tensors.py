@@ -46,4 +46,3 @@ def metadata_json(metadata: dict[str, str], key: str, path: Place, do: str) -> A
     """The JSON value under ``key`` of a file's metadata, as checkpoints keep their numbers."""
     with reading(f"a file whose metadata have {key!r} as JSON", path, do):
         return parse_json(metadata[key], finite=False)
-

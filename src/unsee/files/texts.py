@@ -11,8 +11,8 @@ import functools
 import json
 import math
 import tomllib
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar, cast
 
 from ..errors import BadFile
 from .door import SETTINGS, TABLE, Place, read_bytes, reading
@@ -95,7 +95,7 @@ def typed(kind: type[T], value: Any, where: object, what: str, do: str) -> T:
     with reading(what, where, do):
         text = json.dumps(value)
     try:
-        made: T = _adapter(kind).validate_json(text, strict=True)
+        made: T = _adapter(cast(Hashable, kind)).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -105,7 +105,7 @@ def typed(kind: type[T], value: Any, where: object, what: str, do: str) -> T:
 
 
 @functools.cache
-def _adapter(kind: Any) -> Any:
+def _adapter(kind: Hashable) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
@@ -144,4 +144,3 @@ def _sound(value: Any) -> Any:
             return value
         level = below
     raise ValueError(f"nested more than {DEPTH} deep")
-

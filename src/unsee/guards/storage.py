@@ -22,7 +22,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import BadFile, UserError
-from ..files import exists, hub_folder, inside, is_dir, is_file, load_tensors, read_json, reading, save_tensors, sha256, typed
+from ..files import (
+    exists,
+    hub_folder,
+    inside,
+    is_dir,
+    is_file,
+    load_tensors,
+    read_json,
+    reading,
+    save_tensors,
+    sha256,
+    typed,
+)
 from ..registry import DEFENSES, resolve
 from .saved import AGAIN, Config, Listed
 
