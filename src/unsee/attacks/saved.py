@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -45,7 +45,7 @@ class Told(BaseModel):
     """The file; what stands in it for readers is of any kind, but for what reports read."""
 
     model_config = ConfigDict(extra="allow")
-    version: Literal[1]
+    version: int = Field(ge=VERSION, le=VERSION)
     prompts: list[Line] = Field(min_length=1)
     spent: Spent
     most: Spent | None = None

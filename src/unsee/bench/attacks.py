@@ -55,20 +55,21 @@ class Strike:
     @classmethod
     def parse(cls, value: Any) -> Strike:
         """From a string or a TOML table. Raises :class:`UserError` with what to write instead."""
+        usual = ""
         if isinstance(value, str):
             method, _, rest = value.partition(":")
-            value = {"name": value, "method": method, **parsed(rest.split(","))}
+            value, usual = {"method": method, **parsed(rest.split(","))}, value
         if not isinstance(value, dict):
             raise UserError("an attack as text or table", repr(value), 'write "p4d" or { method = "p4d", n = 50 }')
         table = dict(value)
         method, n = str(table.pop("method", "")), table.pop("n", 0)
         if method not in ATTACKS:
             raise UnknownName("attack", method, [*ATTACKS, STANDARD, NONE])
-        if not isinstance(n, int) or n < 0:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
             raise UserError("n as a number of prompts", repr(n), "leave it out for all of them")
         met = [_names(key, table.pop(key, [])) for key in ("defenses", "prompts")]
         name, told = label("an attack", table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
-        return cls(name or (f"{method}:{told}" if told else method), method, n, table, *met)
+        return cls(name or usual or (f"{method}:{told}" if told else method), method, n, table, *met)
 
     @classmethod
     def all(cls, values: Sequence[Any]) -> list[Strike]:

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..attacks.standard import VERSION
 from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
-from ..files import read_toml
+from ..files import Name, read_toml
 from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
 from . import measures
@@ -62,7 +62,7 @@ class Suite(BaseModel):
     """What a TOML file of ``suites/`` says. ``batch_size`` is about memory and never about content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     model: str = Field(min_length=1)
     concepts: list[str] = Field(min_length=1)
     defenses: list[Any] = Field(default_factory=list)

@@ -30,7 +30,7 @@ from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
-from ..files import digest, read_json, typed, whole
+from ..files import digest, read_json, target, typed, whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
@@ -128,7 +128,7 @@ class Desk:
         from ..guards import storage
 
         task = self.task
-        storage.free(task.folder)
+        storage.free(target(task.folder, own=True))
         if task.folder.is_dir() and any(task.folder.iterdir()) and not task.work.is_dir():
             raise BadFile("a new folder as --out", f"{task.folder}, which is there", "remove it, or choose another")
         if not 0.0 <= task.floor <= 1.0:

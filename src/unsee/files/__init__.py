@@ -1,8 +1,8 @@
 """The one door for foreign bytes, the names that may become files, and files that are whole or not there.
 
 Whatever comes from outside (JSON, TOML, CSV, text, safetensors, torch files, images, SQLite, Parquet, hub ids) is
-opened here and nowhere else; a test holds it. Every failure is a :class:`~unsee.errors.BadFile` with the file, the place and
-what to do. What is asked for first: a regular file, of a bounded size. What comes out: plain values, bounded in depth.
+opened here and nowhere else; a test holds it. Every failure is a :class:`~unsee.errors.BadFile` with the file, the
+place and what to do. Asked for first: a regular file of a bounded size. What comes out: values of a bounded depth.
 
     door      what may be opened, and how a failure is told       texts     text, JSON, TOML, CSV; values of a type
     tensors   safetensors and torch files                         pictures  images

@@ -83,11 +83,14 @@ def inside(folder: Place, *parts: str) -> Path:
     return path
 
 
-def target(path: Place) -> Path:
-    """``path`` as something to write: it has a name, and no part that no system takes. Raises :class:`UserError`."""
+def target(path: Place, *, own: bool = False) -> Path:
+    """``path`` as something to write, without parts that no system takes; with ``own`` it has a name of its own, so
+    that others can stand beside it. Raises :class:`UserError`."""
     text = os.fspath(path)
     parts = text.replace("\\", "/").split("/") if os.name == "nt" else text.split("/")
     sizes = [len(os.fsencode(part)) for part in parts]
-    if not text or "\0" in text or max(sizes) > OUT or sum(sizes) > PATH:
+    if not text or "\0" in text or max(sizes) > OUT or len(os.fsencode(text)) > PATH:
         raise UserError("a path to write to", short(text), f"choose one with names of at most {OUT} bytes")
+    if own and Path(path).name in ("", ".."):
+        raise UserError("a new folder with a name", short(text), "write for example runs/new")
     return Path(path)

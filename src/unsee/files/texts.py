@@ -105,7 +105,7 @@ def typed(kind: type[T], value: Any, where: object, what: str, do: str) -> T:
 
 
 @functools.cache
-def _adapter(kind: Hashable) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -19,6 +19,9 @@ AGAIN = "copy or save the folder again"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+Format = Annotated[int, Field(ge=1, le=1)]  # Literal[1] takes True
+
+
 class _Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +37,7 @@ class Facts(BaseModel):
 class Config(_Line):
     """``config.json``."""
 
-    format: Literal[1]
+    format: Format
     defense: Name
     arguments: dict[str, Any]
     fingerprints: dict[Literal["model", "text"], Sha256]
@@ -76,7 +79,7 @@ class Member(_Line):
 class Listed(_Line):
     """``stack.json``."""
 
-    format: Literal[1]
+    format: Format
     defenses: list[Member] = Field(min_length=1)
     record: dict[str, Any] = {}
 

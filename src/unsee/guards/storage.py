@@ -29,6 +29,7 @@ from ..files import (
     is_dir,
     is_file,
     load_tensors,
+    parse_json,
     read_json,
     reading,
     save_tensors,
@@ -97,7 +98,7 @@ def _load_one(cls: type[D], folder: Path) -> D:
             defense = kind(**config.arguments)
             if tensors:
                 defense.load_tensors(tensors)
-            same = json.loads(json.dumps(defense.config())) == config.arguments
+            same = parse_json(json.dumps(defense.config())) == config.arguments
     except BadFile:
         raise
     except UserError as error:  # a setting that is refused
