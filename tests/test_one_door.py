@@ -1,4 +1,4 @@
-"""The one door for foreign bytes: nothing is opened elsewhere, everything that fails is a BadFile, names stay inside."""
+"""The one door for foreign bytes: nothing is opened elsewhere, what fails is a BadFile, names stay inside."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ def test_garbage_is_refused(tmp_path, reader, garbage):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('{"a": NaN}', "finite"), ('{"a": -Infinity}', "finite"), ('{"a": 1e999}', "finite"), ('{"a": 1, "a": 2}', "twice"),
+        ('{"a": NaN}', "finite"), ('{"a": -Infinity}', "finite"), ('{"a": 1e999}', "finite"),
+        ('{"a": 1, "a": 2}', "twice"),
         ("[" * 70 + "]" * 70, "deep"), ('["\\ud800"]', "surrogates"), ("[1,\n2,,]", "line 2"), ("1" * 5000, "digits"),
         ("", "Expecting value"),
     ],
@@ -205,7 +206,11 @@ def test_what_is_sound_is_read(tmp_path):
     assert tensors["x"].tolist() == [[0, 1, 2], [3, 4, 5]] and metadata == {"k": "v"}
     assert files.tensor_shapes(path) == {"x": (2, 3)}
     files.write_parquet(path, [{"a": 1, "b": "x"}])
-    assert files.read_parquet(path, "w", "d") == [{"a": 1, "b": "x"}] == pq.read_table(open(path, "rb")).to_pylist()
+    assert (
+        files.read_parquet(path, "w", "d")
+        == [{"a": 1, "b": "x"}]
+        == pq.read_table(pa.BufferReader(path.read_bytes())).to_pylist()
+    )
     torch.save({"x": torch.ones(2)}, path)
     assert files.read_torch(path, "w", "d")["x"].tolist() == [1, 1]
 
@@ -294,6 +299,13 @@ def test_what_cannot_be_a_hub_id_is_not_asked_for(name, monkeypatch):
 
 # ---- names ----
 
+SUITE = {
+    "name": "s",
+    "model": "tiny:sd1",
+    "concepts": ["weapon"],
+    "judge": "picto",
+    "prompts": [{"kind": "plain", "n": 1}],
+}
 BAD_NAMES = ["", ".", "..", "../../EVIL", "/abs/x", "a/b", "a\\b", "a b", ".hidden", "n" * 65, "n" * 300, "a\0b", "a\n",
              "ä", "a:b", "{concept}", "$x", "<b>"]  # fmt: skip
 GOOD_NAMES = ["weapon", "style-noto", "duo_v1.2", "A", "0", "n" * 64, "-x", "a..b"]
@@ -307,18 +319,11 @@ def test_what_is_no_name_is_refused_wherever_one_is_read(name, tmp_path):
     weapon = concepts.load("weapon").model_dump()
     with pytest.raises(ValueError):
         concepts.Concept.model_validate(weapon | {"name": name})
-    suite = {
-        "name": "s",
-        "model": "tiny:sd1",
-        "concepts": ["weapon"],
-        "judge": "picto",
-        "prompts": [{"kind": "plain", "n": 1}],
-    }
     for more in ({"name": name}, {"defenses": [{"method": "sld", "name": name}]},
                  {"attacks": [{"method": "random-tokens", "name": name}]}):  # fmt: skip
         if name or "name" in more:  # an empty one of a defense or an attack is none
             with pytest.raises(UserError):
-                Suite.parse(suite | more)
+                Suite.parse(SUITE | more)
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
@@ -328,16 +333,9 @@ def test_names_are_taken(name):
 
 
 def test_the_bare_model_s_name_is_nobody_else_s():
-    suite = {
-        "name": "s",
-        "model": "tiny:sd1",
-        "concepts": ["weapon"],
-        "judge": "picto",
-        "prompts": [{"kind": "plain", "n": 1}],
-    }
     for more in ({"defenses": [{"method": "sld", "name": "none"}]}, {"attacks": [{"method": "mma", "name": "none"}]}):
         with pytest.raises(UserError, match="bare model"):
-            Suite.parse(suite | more)
+            Suite.parse(SUITE | more)
 
 
 def test_nothing_is_joined_to_a_folder_that_leads_out(tmp_path):
@@ -449,13 +447,24 @@ def saved(tmp_path: Path, name: str, **changes: object) -> Path:
 
 
 SPOILED = {
-    "no weights": {"weights": None}, "no fingerprints": {"fingerprints": {}}, "half of them": {"fingerprints": {"model": "0" * 64}},
-    "another fingerprint": {"fingerprints": {"model": "x", "text": "y"}}, "a record that is a list": {"record": []},
-    "a training that is text": {"record": {"training": "x"}}, "an unknown class": {"defense": "no-such"},
-    "a class that is no name": {"defense": "../x"}, "another class": {"defense": "sld"}, "no arguments": {"arguments": {}},
-    "too many arguments": {"arguments": {"zzz": 1}}, "arguments as a list": {"arguments": []}, "no format": {"format": ...},
-    "format as text": {"format": "1"}, "format true": {"format": True}, "more keys": {"more": 1}, "weights as a number": {"weights": 1},
-}  # fmt: skip
+    "no weights": {"weights": None},
+    "no fingerprints": {"fingerprints": {}},
+    "half of them": {"fingerprints": {"model": "0" * 64}},
+    "another fingerprint": {"fingerprints": {"model": "x", "text": "y"}},
+    "a record that is a list": {"record": []},
+    "a training that is text": {"record": {"training": "x"}},
+    "an unknown class": {"defense": "no-such"},
+    "a class that is no name": {"defense": "../x"},
+    "another class": {"defense": "sld"},
+    "no arguments": {"arguments": {}},
+    "too many arguments": {"arguments": {"zzz": 1}},
+    "arguments as a list": {"arguments": []},
+    "no format": {"format": ...},
+    "format as text": {"format": "1"},
+    "format true": {"format": True},
+    "more keys": {"more": 1},
+    "weights as a number": {"weights": 1},
+}
 
 
 @pytest.mark.parametrize("how", SPOILED)

@@ -100,7 +100,7 @@ def spoiled(draw: Callable[..., Any], data: bytes) -> bytes:
 
 @st.composite
 def json_bytes(draw: Callable[..., Any], specimen: Any) -> bytes:
-    """A JSON file of a mutated specimen; sometimes with a key twice, nested out of bounds, or with its bytes spoiled."""
+    """A JSON file of a mutated specimen; sometimes with a key twice, nested out of bounds, or spoiled."""
     data = json.dumps(draw(mutated(specimen))).encode()
     how = draw(st.sampled_from(["as it is"] * 8 + ["twice", "deep", "spoiled", "spoiled"]))
     if how == "twice" and data.startswith(b"{") and len(data) > 2:

@@ -83,20 +83,58 @@ def test_settings_of_judges(data: Any) -> None:
 
 COMMANDS = {
     "demo": ["--out", "o/demo", "--seed", "1"],
-    "fit": ["uce", "--concept", "weapon", "--out", "o/{concept}", "--model", "picto", "--set", "texts=6", "--seed", "0"],
-    "generate": ["--prompt", "a dagger", "--defense", "sld:preset=strong", "--concept", "weapon", "--out", "o/x.png",
-                 "--steps", "2", "--guidance", "4"],
-    "attack": ["paraphrase", "--concept", "weapon", "--out", "o/a", "--defense", "sld", "--n", "3", "--set", "at_once=2"],
+    "fit": [
+        "uce",
+        "--concept",
+        "weapon",
+        "--out",
+        "o/{concept}",
+        "--model",
+        "picto",
+        "--set",
+        "texts=6",
+        "--seed",
+        "0",
+    ],
+    "generate": [
+        "--prompt",
+        "a dagger",
+        "--defense",
+        "sld:preset=strong",
+        "--concept",
+        "weapon",
+        "--out",
+        "o/x.png",
+        "--steps",
+        "2",
+        "--guidance",
+        "4",
+    ],
+    "attack": [
+        "paraphrase",
+        "--concept",
+        "weapon",
+        "--out",
+        "o/a",
+        "--defense",
+        "sld",
+        "--n",
+        "3",
+        "--set",
+        "at_once=2",
+    ],
     "erase": ["--concept", "weapon", "--out", "o/e", "--budget", "60m", "--floor", "0.9", "--attacks", "mma"],
     "bench": ["s.toml", "--out", "o/b", "--only", "defense=none", "--shard", "1/2", "--workers", "1"],
     "merge": ["r1", "r2", "--out", "o/m"],
     "probe": ["--concept", "weapon", "--n", "4"],
     "report": ["r1"],
     "judge": ["r1", "clip:model=picto", "always.safe"],
-}  # fmt: skip
+}
 SUITE = (
     'name="s"\nmodel="picto"\nconcepts=["weapon"]\ndefenses=["none"]\njudge="picto"\n[[prompts]]\nkind="plain"\nn=2\n'
 )
+
+OPTIONS = ["--seed", "--steps", "--n", "--set", "--device", "--judge", "--json", "--zzz", "--model"]
 
 
 class Reached(UserError):

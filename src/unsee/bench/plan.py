@@ -71,7 +71,7 @@ class Suite(BaseModel):
     judge: str
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=25, ge=1)
-    guidance: float = Field(default=7.5, ge=0)
+    guidance: float = Field(default=7.5, ge=0, allow_inf_nan=False)
     batch_size: int = Field(default=16, ge=1)
     metrics: dict[str, str] = Field(default_factory=dict)  # empty: the model family's own; see measures.py
     claims: list[Claim] = Field(default_factory=list)

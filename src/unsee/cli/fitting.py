@@ -13,7 +13,7 @@ from .. import concepts
 from ..bench import models
 from ..bench.defenses import Stack, settings
 from ..errors import BadFile, UnknownName, UserError
-from ..files import exists, is_dir, target
+from ..files import is_empty, target
 from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
@@ -64,6 +64,6 @@ def probe(concept: str, model: str, hosts: list[str], ine: str | None, n: int, s
 
 
 def _free(folder: Path) -> Path:
-    if exists(folder) and (not is_dir(folder) or any(folder.iterdir())):
+    if not is_empty(folder):
         raise BadFile("a new folder as --out", f"{folder}, which is there", "remove it, or choose another --out")
     return folder

@@ -30,7 +30,7 @@ from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
-from ..files import digest, read_json, target, typed, whole
+from ..files import digest, is_dir, is_empty, read_json, target, typed, whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
@@ -129,7 +129,7 @@ class Desk:
 
         task = self.task
         storage.free(target(task.folder, own=True))
-        if task.folder.is_dir() and any(task.folder.iterdir()) and not task.work.is_dir():
+        if not is_empty(task.folder) and not is_dir(task.work):
             raise BadFile("a new folder as --out", f"{task.folder}, which is there", "remove it, or choose another")
         if not 0.0 <= task.floor <= 1.0:
             raise UserError("a floor between 0 and 1", str(task.floor), "give for example --floor 0.92")

@@ -10,7 +10,20 @@ place and what to do. Asked for first: a regular file of a bounded size. What co
     names     what may name a file, and what leads out            writing   whole or not there; checksums
 """
 
-from .door import PICTURE, SETTINGS, TABLE, WEIGHTS, exists, is_dir, is_file, read_bytes, reading, reason, regular
+from .door import (
+    PICTURE,
+    SETTINGS,
+    TABLE,
+    WEIGHTS,
+    exists,
+    is_dir,
+    is_empty,
+    is_file,
+    read_bytes,
+    reading,
+    reason,
+    regular,
+)
 from .hub import hub_file, hub_folder
 from .names import Name, inside, name_ok, named, plain, target
 from .pictures import decode_image, open_image
@@ -21,7 +34,7 @@ from .writing import contents, digest, save_tensors, sha256, whole
 
 __all__ = [
     "Database", "Locked", "Name", "PICTURE", "Row", "SETTINGS", "TABLE", "WEIGHTS", "columns", "contents",
-    "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_file", "load_tensors",
+    "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_empty", "is_file", "load_tensors",
     "metadata_json", "name_ok", "named", "open_image", "open_sqlite", "parse_json", "parse_toml", "plain",
     "read_bytes", "read_csv", "read_json", "read_jsonl", "read_parquet", "read_text", "read_toml", "read_torch",
     "reading", "reason", "regular", "save_tensors", "sha256", "target", "tensor_shapes", "typed", "whole",

@@ -80,14 +80,22 @@ def read_bytes(path: Place, what: str, do: str, most: int = SETTINGS) -> bytes:
 
 def exists(path: Place) -> bool:
     """Whether there is something; False, not an error, for what no path can be (NUL, too long, not allowed)."""
-    return os.path.exists(path)
+    return isinstance(path, str | Path) and os.path.exists(path)  # a number would be an open file's
 
 
 def is_dir(path: Place) -> bool:
     """Whether it is a folder; never an error."""
-    return os.path.isdir(path)
+    return isinstance(path, str | Path) and os.path.isdir(path)
 
 
 def is_file(path: Place) -> bool:
     """Whether it is a regular file; never an error."""
-    return os.path.isfile(path)
+    return isinstance(path, str | Path) and os.path.isfile(path)
+
+
+def is_empty(folder: Place) -> bool:
+    """Whether nothing is there, or a folder with nothing in it. Raises :class:`BadFile` for one that may not be seen."""
+    if not os.path.lexists(folder):
+        return True
+    with reading("a folder that can be read", folder, "choose another"):
+        return is_dir(folder) and not os.listdir(folder)

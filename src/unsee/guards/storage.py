@@ -26,7 +26,7 @@ from ..files import (
     exists,
     hub_folder,
     inside,
-    is_dir,
+    is_empty,
     is_file,
     load_tensors,
     parse_json,
@@ -74,7 +74,7 @@ def placed(folder: str | Path) -> Iterator[Path]:
 def free(folder: Path) -> None:
     """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense."""
     saved = is_file(folder / CONFIG) or is_file(folder / STACK)
-    if exists(folder) and not saved and (not is_dir(folder) or any(folder.iterdir())):
+    if not saved and not is_empty(folder):
         raise BadFile("an empty or new folder", f"{folder} with other files in it", "choose another folder")
 
 

@@ -17,7 +17,7 @@ from ..attacks import saved
 from ..bench.attacks import found_at, kind_of
 from ..bench.defenses import NONE, Part, Stack
 from ..errors import UserError
-from ..files import is_file, tensor_shapes
+from ..files import is_file, plain, tensor_shapes
 from ..guards.storage import CONFIG, WEIGHTS, config_of
 from ..metrics.rates import mean
 from ..types import Record
@@ -46,7 +46,7 @@ def fits(folder: Path, suites: dict[str, dict[str, Any]]) -> dict[Key, list[Fitt
     for name, suite in suites.items():
         stacks = _stacks(suite["spec"])
         for concept in (Path(c).stem for c in suite["spec"]["concepts"]):
-            own = _own(folder / "defenses" / concept, [part for stack in stacks for part in stack.parts])
+            own = _own(folder / "defenses" / plain(concept), [part for stack in stacks for part in stack.parts])
             for stack in stacks:
                 found[name, concept, stack.name] = [_part(part, concept, own.get(part.name)) for part in stack.parts]
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...backbones import adapter
 from ...concepts.compose import fill, reworded, thing_asked
 from ...errors import BadFile, UnknownName, UserError
-from ...files import open_image
+from ...files import is_dir, open_image
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
 from ..attach import protect
@@ -222,7 +222,7 @@ def _judge(training: Fitting, concept: Concept) -> Any:
 
 def _folder(name: str) -> list[Image]:
     endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-    files = sorted(f for f in Path(name).glob("*") if f.suffix.lower() in endings) if Path(name).is_dir() else []
+    files = sorted(f for f in Path(name).glob("*") if f.suffix.lower() in endings) if is_dir(name) else []
     if not files:
         raise BadFile("a folder with images", f"{name} with none", "put some into it, or leave folder= empty")
     return [open_image(file) for file in files]

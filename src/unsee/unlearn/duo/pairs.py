@@ -27,7 +27,7 @@ from torch import Tensor
 from ... import judges
 from ...concepts.compose import image_seed
 from ...errors import BadFile, UserError
-from ...files import metadata_json, open_image, typed
+from ...files import is_dir, metadata_json, open_image, typed
 from ...types import Prompt
 from ..descent import stored
 
@@ -228,7 +228,7 @@ def _gathered(chunks: list[tuple[dict[str, Tensor], dict[str, str]]], recipe: Re
 
 
 def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise BadFile("a folder of pairs with unsafe/ and safe/ in it", f"no {folder}", "mend the path")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
 
