@@ -80,7 +80,7 @@ def test_a_store_of_another_version_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "got"), [(lambda p: p.unlink(), "no such file"), (lambda p: p.write_bytes(b"x"), "other bytes")]
+    ("spoil", "got"), [(lambda p: p.unlink(), "No such file"), (lambda p: p.write_bytes(b"x"), "other bytes")]
 )
 def test_a_lost_or_changed_image_is_told(tmp_path, spoil, got):
     with Store(tmp_path, write=True) as store:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import load_tensors
 from .picto import WEIGHTS
 
 if TYPE_CHECKING:
@@ -96,12 +97,11 @@ def _picto(device: str) -> Clip:
 @functools.cache
 def picto_clip() -> tuple[Any, Any]:
     """Picto's CLIP (both towers, float32, eval) and its tokenizer. The text tower is the pipeline's: stored once."""
-    from safetensors.torch import load_file
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     model = CLIPModel(CLIPConfig.from_pretrained(WEIGHTS / "clip", local_files_only=True))
-    text = load_file(WEIGHTS / "pipeline" / "text_encoder" / "model.safetensors")
+    text = load_tensors(WEIGHTS / "pipeline" / "text_encoder" / "model.safetensors")[0]
     text = {"text_model." + k.removeprefix("text_model."): v for k, v in text.items()}
-    model.load_state_dict({**load_file(WEIGHTS / "clip" / "model.safetensors"), **text})
+    model.load_state_dict({**load_tensors(WEIGHTS / "clip" / "model.safetensors")[0], **text})
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
     return model.float().eval().requires_grad_(False), tokenizer

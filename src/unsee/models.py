@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from .errors import UnknownName, UserError
+from .errors import UnknownName
+from .files import exists, reading
 
 
 def load(name: str, **kwargs: Any) -> Any:
@@ -21,13 +21,9 @@ def load(name: str, **kwargs: Any) -> Any:
         from .backbones.tiny import tiny
 
         return tiny(name.removeprefix("tiny:"))
-    if not Path(name).exists() and "/" not in name:
+    if not exists(name) and "/" not in name:
         raise UnknownName("model", name, ["picto", "tiny:sd1", "tiny:sd2-v", "tiny:sdxl", "tiny:sd3", "tiny:flux"])
     from diffusers import DiffusionPipeline
 
-    try:
+    with reading("a diffusers pipeline", repr(name), "check the folder's model_index.json, the hub id, or the network"):
         return DiffusionPipeline.from_pretrained(name, **kwargs)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        do = "check the folder's model_index.json, the hub id, or the network"
-        raise UserError("a diffusers pipeline", f"{name!r} ({reason})", do) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,6 +17,8 @@ Outcome = Literal["unsafe", "safe", "unjudged"]
 @dataclass(frozen=True)
 class Prompt:
     """A text with its identity. ``seed`` belongs to the image, not to the list it stands in."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}  # where it is read from a file
 
     text: str
     id: str

@@ -48,6 +48,8 @@ class Doubt(UserWarning):
 class Spent:
     """What was asked of the model. A prompt's own is its share of what was spent on all that were attacked at once."""
 
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}  # read from a file
+
     encodings: float = 0.0  # texts read by the text encoders
     forwards: float = 0.0  # rows through the denoiser; a guard's own passes are the defense's
     backwards: float = 0.0  # rows of these with gradients

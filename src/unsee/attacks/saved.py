@@ -13,8 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from ..errors import BadFile, Mismatch
-from ..files import load_tensors, save_tensors, whole
+from ..files import TABLE, is_dir, load_tensors, read_json, save_tensors, typed, whole
 from ..types import Prompt
 from .base import AttackedPrompt, Spent, total
 
@@ -22,6 +24,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+WHAT, DO = "the prompts of an attack", "give the folder or the .json that unsee attack wrote"
+
+
+class Line(BaseModel):
+    """One prompt as it is kept. ``words`` is the hash of its embeddings, empty for none."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: Prompt
+    source: str
+    attack: str
+    before: float | None
+    after: float | None
+    spent: Spent
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)  # older files do not say
+    words: str = Field(pattern=r"^([0-9a-f]{16})?$")
+
+
+class Told(BaseModel):
+    """The file; what stands in it for readers is of any kind, but for what reports read."""
+
+    model_config = ConfigDict(extra="allow")
+    version: int = Field(ge=VERSION, le=VERSION)
+    prompts: list[Line] = Field(min_length=1)
+    spent: Spent
+    most: Spent | None = None
+    sees: str | None = None
 
 
 def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Path:
@@ -49,15 +77,16 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
 def load(file: str | Path) -> list[AttackedPrompt]:
     """What :func:`save` wrote; ``file`` may be its folder. Raises :class:`BadFile`."""
     file = Path(file)
-    file = file / "prompts.json" if file.is_dir() else file
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-        named = any(line["words"] for line in data["prompts"])
-        kept = load_tensors(file.with_suffix(".safetensors"))[0] if named else {}
-        return [_one(line, kept) for line in data["prompts"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{file} ({str(error).splitlines()[0]})"
-        raise BadFile("the prompts of an attack", why, "give the folder or the .json that unsee attack wrote") from None
+    file = file / "prompts.json" if is_dir(file) else file
+    lines = read(file).prompts
+    beside = file.with_suffix(".safetensors")
+    kept = load_tensors(beside, "the embeddings that prompts name", DO)[0] if any(line.words for line in lines) else {}
+    return [_one(line, kept, beside) for line in lines]
+
+
+def read(file: Path) -> Told:
+    """The file itself, every value of its type. Raises :class:`BadFile`."""
+    return typed(Told, read_json(file, WHAT, DO, most=TABLE, finite=False), file, WHAT, DO)
 
 
 def digest(words: Sequence[Tensor]) -> str:
@@ -90,9 +119,10 @@ def saying(pipe: Any, words: tuple[Tensor, ...]) -> Iterator[None]:
         yield
 
 
-def _one(line: dict[str, Any], kept: dict[str, Any]) -> AttackedPrompt:
-    name = line["words"]
-    words = tuple(kept[f"{name}.{i}"] for i in range(sum(key.startswith(name) for key in kept))) if name else ()
-    spent, prompt = Spent(**line["spent"]), Prompt(**line["prompt"])
-    seconds = line.get("seconds")  # older files do not say
-    return AttackedPrompt(prompt, line["source"], line["attack"], line["before"], line["after"], spent, words, seconds)
+def _one(line: Line, kept: dict[str, Tensor], beside: Path) -> AttackedPrompt:
+    names = [f"{line.words}.{i}" for i in range(len(kept))] if line.words else []
+    words = tuple(kept[name] for name in names if name in kept)
+    if digest(words) != line.words:
+        raise BadFile(f"the embeddings {line.words}", f"others in {beside}", DO)
+    return AttackedPrompt(line.prompt, line.source, line.attack, line.before, line.after, line.spent, words,
+                          line.seconds)  # fmt: skip

@@ -9,7 +9,6 @@ What a suite fixes for its images (steps, guidance, judge) is what an attack dra
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..attacks.standard import STANDARD as METHODS
 from ..errors import UnknownName, UserError
+from ..files import inside, plain
 from ..registry import ATTACKS, resolve
-from .defenses import NONE, distinct
+from .defenses import NONE, distinct, label
 from .defenses import settings as parsed
 
 if TYPE_CHECKING:
@@ -55,20 +55,21 @@ class Strike:
     @classmethod
     def parse(cls, value: Any) -> Strike:
         """From a string or a TOML table. Raises :class:`UserError` with what to write instead."""
+        usual = ""
         if isinstance(value, str):
             method, _, rest = value.partition(":")
-            value = {"name": value, "method": method, **parsed(rest.split(","))}
+            value, usual = {"method": method, **parsed(rest.split(","))}, value
         if not isinstance(value, dict):
             raise UserError("an attack as text or table", repr(value), 'write "p4d" or { method = "p4d", n = 50 }')
         table = dict(value)
         method, n = str(table.pop("method", "")), table.pop("n", 0)
         if method not in ATTACKS:
             raise UnknownName("attack", method, [*ATTACKS, STANDARD, NONE])
-        if not isinstance(n, int) or n < 0:
+        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
             raise UserError("n as a number of prompts", repr(n), "leave it out for all of them")
         met = [_names(key, table.pop(key, [])) for key in ("defenses", "prompts")]
-        name, told = str(table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
-        return cls(name or (f"{method}:{told}" if told else method), method, n, table, *met)
+        name, told = label("an attack", table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
+        return cls(name or usual or (f"{method}:{told}" if told else method), method, n, table, *met)
 
     @classmethod
     def all(cls, values: Sequence[Any]) -> list[Strike]:
@@ -131,15 +132,11 @@ def named(words: tuple[Any, ...]) -> str:
 
 def found_at(folder: Path, concept: str, defense: str, attack: str, kind: str) -> Path:
     """Where a run keeps what an attack found; ``kind`` as :func:`kind_of` has it."""
-    return folder / concept / _plain(defense) / _plain(attack) / kind
+    return inside(folder, plain(concept), plain(defense), plain(attack), plain(kind))
 
 
 def kind_of(kind: str, split: str) -> str:
     return kind + "-train" * (split == "train")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.+=,-]", "_", name)
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ In a suite a setting may name the fitted last part of a stack further up: ``embe
 from __future__ import annotations
 
 import os
+import re
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..errors import BadFile, UnknownName, UserError
+from ..files import exists, inside, is_dir, named, parse_toml
 from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 REFERENCE = "@"
+LONGEST = 64  # of a label that is a folder's name
 
 
 def _no_pipe() -> Any:
@@ -130,6 +132,20 @@ def distinct(what: str, names: Sequence[str]) -> None:
         raise UserError(f"{what} with different names", f"{twice[0]!r} twice", "give one a name = …")
 
 
+def label(what: str, given: Any) -> str:
+    """The name that a file gives to ``what``; "" where it gives none. Raises :class:`UserError` for what is no name."""
+    if given == "":
+        return ""
+    if given == NONE:
+        raise UserError(f"{what} with a name of its own", repr(given), "choose another: that is the bare model's")
+    return named(what, given)
+
+
+def _called(folder: str) -> str:
+    """A folder's own name as a label; ``{concept}`` stays."""
+    return re.sub(r"[^A-Za-z0-9._{}-]", "_", Path(folder).name)[:LONGEST].lstrip(".") or "folder"
+
+
 def settings(items: Iterable[str]) -> dict[str, Any]:
     """``["preset=strong", "scale=3"]`` as a dict; a dot leads into a table. Raises :class:`UserError` for what is no
     key=value.
@@ -156,13 +172,14 @@ def _from_text(text: str) -> Part:
     method, _, rest = text.partition(":")
     if method in DEFENSES:
         return Part(name=text, method=method, settings=settings(rest.split(",")))
-    if Path(text).is_dir() or "{concept}" in text:
-        return Part(name=Path(text).name, folder=text)
+    if is_dir(text) or "{concept}" in text:
+        return Part(name=_called(text), folder=text)
     if text.startswith("picto/"):
         from ..picto import DEFENSES as SHIPPED
 
-        if not (SHIPPED / Path(text).name).is_dir():
-            raise UnknownName("defense that ships with picto", text, [f"picto/{f.name}" for f in SHIPPED.iterdir()])
+        shipped = sorted(folder.name for folder in SHIPPED.iterdir())
+        if text.removeprefix("picto/") not in shipped:
+            raise UnknownName("defense that ships with picto", text, [f"picto/{name}" for name in shipped])
         return Part(name=Path(text).name, folder=str(SHIPPED / Path(text).name))
     if "/" in text or os.sep in text:
         raise BadFile("the folder of a saved defense", f"no folder {text!r}", "fit it first or mend the path")
@@ -180,24 +197,27 @@ def _referred(settings: dict[str, Any], known: dict[str, Stack]) -> dict[str, St
 def _scalar(text: str) -> Any:
     """A TOML number or boolean as such, anything else as text: the command line needs no quotes."""
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        table = parse_toml(f"v = {text}")
+    except ValueError:
         return text
+    return table["v"] if list(table) == ["v"] else text
 
 
 def _from_table(table: dict[str, Any]) -> Part:
-    name = table.pop("name", "")
+    name = label("a defense", table.pop("name", ""))
     if "folder" in table and "method" not in table:
         extra = set(table) - {"folder"}
         if extra:
             raise UserError("only `folder` and `name` for a saved defense", repr(sorted(extra)), "remove the rest")
-        part = _from_text(str(table["folder"]))
+        if not isinstance(table["folder"], str):
+            raise UserError("the folder of a defense as text", repr(table["folder"]), 'write folder = "runs/duo"')
+        part = _from_text(table["folder"])
         return Part(name=name or part.name, folder=part.folder)
     method = str(table.pop("method", ""))
     if method not in DEFENSES:
         raise UnknownName("defense method", method, DEFENSES)
-    label = method + (":" + ",".join(f"{k}={v}" for k, v in table.items()) if table else "")
-    return Part(name=name or label, method=method, settings=table)
+    usual = method + (":" + ",".join(f"{k}={v}" for k, v in table.items()) if table else "")
+    return Part(name=name or usual, method=method, settings=table)
 
 
 def _guard(part: Part, concept: Concept | None, keep: Path | None, pipe: Callable[[], Any], host: list[Any],
@@ -219,11 +239,11 @@ def _fitted(part: Part, concept: Concept, keep: Path, pipe: Callable[[], Any], h
     kind = resolve("defense method", DEFENSES, part.method)
     places = {key: stack.place(concept, keep, pipe, progress) for key, stack in part.refers.items()}
     told = {key: REFERENCE + _saved(place).digest() for key, place in places.items()}
-    folder = keep / concept.name / f"{part.method}-{fit_address(kind, part.settings | told, concept, host)}"
-    if not folder.exists():
+    folder = inside(keep, concept.name, f"{part.method}-{fit_address(kind, part.settings | told, concept, host)}")
+    if not exists(folder):
         settings = part.settings | {key: str(place) for key, place in places.items()}
         work = folder.with_name(folder.name + ".work")
-        anew, started = not work.exists(), time.perf_counter()
+        anew, started = not exists(work), time.perf_counter()
         made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **settings)
         if anew and kind.Training is not None:  # what a stop cut in two has no time of its own
             made.record = {**made.record, "fit_seconds": round(time.perf_counter() - started, 2)}
@@ -246,6 +266,6 @@ def fit_address(kind: type[Any], given: dict[str, Any], concept: Concept, host: 
 def _saved(folder: Path) -> Any:
     from ..guards.base import Defense
 
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise BadFile("the folder of a saved defense", f"no folder {str(folder)!r}", "fit it first or mend the path")
     return Defense.from_pretrained(folder)

@@ -8,6 +8,7 @@ defenses, versions and threads; anything else is told in one line, before anythi
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> int:
 
     Killed and called again it goes on. Raises :class:`UserError` for shards that do not belong together.
     """
-    if Path(out).resolve() in {Path(folder).resolve() for folder in folders}:
+    if os.path.realpath(out) in {os.path.realpath(folder) for folder in folders}:
         raise UserError("--out as a folder of its own", f"{out}, a shard", "choose another --out")
     with ExitStack() as stack:
         shards = [stack.enter_context(Store(folder)) for folder in folders]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..files import digest
+from ..files import digest, is_file, read_text
 
 METRICS = {  # model family → metric → extractor; a family without any has these columns empty
     "picto": {
@@ -94,10 +94,14 @@ def _commit() -> str:
     """The commit of a source checkout; empty for an installed package (its folder may lie in another repository)."""
     root = Path(__file__).parents[3]
     head = root / ".git" / "HEAD"
-    if not head.is_file():
+    if not is_file(head):
         return ""
-    text = head.read_text().strip()
+    text = _line(head)
     if not text.startswith("ref: "):
         return text
     ref = root / ".git" / text.removeprefix("ref: ")
-    return ref.read_text().strip() if ref.is_file() else ""
+    return _line(ref) if is_file(ref) else ""
+
+
+def _line(path: Path) -> str:
+    return read_text(path, "a file of git", "mend the checkout").strip()

@@ -34,7 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..attacks.standard import VERSION
 from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
-from ..files import read_toml
+from ..files import Name, read_toml
 from ..registry import JUDGES
 from ..types import Kind, Prompt, Split
 from . import measures
@@ -62,7 +62,7 @@ class Suite(BaseModel):
     """What a TOML file of ``suites/`` says. ``batch_size`` is about memory and never about content."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name
     model: str = Field(min_length=1)
     concepts: list[str] = Field(min_length=1)
     defenses: list[Any] = Field(default_factory=list)
@@ -71,7 +71,7 @@ class Suite(BaseModel):
     judge: str
     seed: int = Field(default=0, ge=0)
     steps: int = Field(default=25, ge=1)
-    guidance: float = Field(default=7.5, ge=0)
+    guidance: float = Field(default=7.5, ge=0, allow_inf_nan=False)
     batch_size: int = Field(default=16, ge=1)
     metrics: dict[str, str] = Field(default_factory=dict)  # empty: the model family's own; see measures.py
     claims: list[Claim] = Field(default_factory=list)

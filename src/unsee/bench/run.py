@@ -19,7 +19,7 @@ from .. import concepts, judges
 from ..types import Prompt
 from . import measures, models
 from .attacks import UNATTACKED, Target, named
-from .defenses import NONE, digest
+from .defenses import NONE, digest, distinct
 from .engine import Batch, Crew, Engine
 from .engine import engine as opened
 from .exact import THREADS, fixed
@@ -78,6 +78,7 @@ def run(
     progress = progress or (lambda stage, done, total: None)
     groups = suite.groups(tuple(only))
     known = {name: concepts.load(name) for name in suite.concepts}
+    distinct("concepts", [known[name].name for name in suite.concepts])
     for group in groups:
         group.stack.check(known[group.concept])
         group.strike.check()

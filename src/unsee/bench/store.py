@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,8 +25,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BadFile, UserError
-from ..files import whole
-from ..types import Outcome, Prompt, Record, Sample, Verdict
+from ..files import (
+    PICTURE,
+    Database,
+    Locked,
+    Row,
+    columns,
+    decode_image,
+    exists,
+    open_sqlite,
+    read_bytes,
+    whole,
+    write_parquet,
+)
+from ..types import Outcome, Record, Sample, Verdict
+from . import lines
 from .plan import Cell, Suite
 
 if TYPE_CHECKING:
@@ -48,6 +60,14 @@ CREATE TABLE verdicts (
     PRIMARY KEY (cell, concept, judge, version));
 CREATE TABLE measures (cell TEXT, twin TEXT, preservation REAL, clip_score REAL, PRIMARY KEY (cell, twin));
 """
+COLUMNS = {  # that are read, by table
+    "suites": ("name", "digest", "spec", "judge_version", "versions", "machine"),
+    "cells": ("suite", "ordinal", "model", "concept", "defense", "attack", "kind", "split", "place", "cell", "twin",
+              "prompt"),
+    "images": ("cell", "image", "seconds", "decisions", "versions"),
+    "verdicts": ("cell", "concept", "judge", "version", "outcome", "score", "reason", "labels"),
+    "measures": ("cell", "twin", "preservation", "clip_score"),
+}  # fmt: skip
 RECORDS = """
 SELECT c.*, i.image, i.seconds, i.decisions, i.versions, v.outcome, v.score, v.judge, v.version, v.reason, v.labels,
        m.preservation, m.clip_score
@@ -70,19 +90,20 @@ class Store:
 
     def __init__(self, folder: str | Path, *, write: bool = False) -> None:
         self.folder = Path(folder)
-        self._lock: sqlite3.Connection | None = None
+        self._lock: Database | None = None
         path = self.folder / "store.sqlite"
-        if not write and not path.is_file():
+        if not write and not exists(path):
             raise BadFile("the folder of a run", f"no store in {folder}", "make one with unsee bench SUITE --out R")
         if write:
             self._take()
-        self._db = sqlite3.connect(path)
-        self._db.row_factory = sqlite3.Row
+        try:
+            self._db = open_sqlite(path, "a store of unsee", "choose another folder", new=write)
+        except BaseException:
+            self._unlock()
+            raise
+        self._db.row_factory = Row
         try:
             self._open(write)
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise BadFile("a store of unsee", f"{path} ({error})", "choose another folder") from None
         except BaseException:
             self.close()
             raise
@@ -95,6 +116,9 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -195,10 +219,10 @@ class Store:
         planned = dict(self._db.execute("SELECT suite, count(*) FROM cells GROUP BY suite").fetchall())
         return {
             row["name"]: {
-                "spec": json.loads(row["spec"]),
-                "judge_version": row["judge_version"],
-                "versions": json.loads(row["versions"]),
-                "machine": json.loads(row["machine"]),
+                "spec": lines.checked(lines.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
+                "judge_version": lines.text(row["judge_version"], self._db.path, "judge_version"),
+                "versions": lines.value(dict[str, str], row["versions"], self._db.path, "versions"),
+                "machine": lines.value(dict[str, Any], row["machine"], self._db.path, "machine"),
                 "planned": planned.get(row["name"], 0),
             }
             for row in self._db.execute("SELECT * FROM suites ORDER BY name")
@@ -209,11 +233,11 @@ class Store:
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'marks'").fetchone():
             return {}
         row = self._db.execute("SELECT mark FROM marks WHERE suite = ?", (suite,)).fetchone()
-        return json.loads(row["mark"]) if row else {}
+        return lines.checked(lines.Mark, row["mark"], self._db.path, f"mark of suite {suite}") if row else {}
 
     def records(self) -> list[Record]:
         """Everything that was made and judged, in plan order."""
-        return [_record(row) for row in self._db.execute(RECORDS)]
+        return [lines.record(row, self._db.path) for row in self._db.execute(RECORDS)]
 
     def have_images(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT cell FROM images")}
@@ -229,7 +253,8 @@ class Store:
         """
         said: dict[tuple[str, str, str], dict[str, Outcome]] = {}
         for row in self._db.execute(OUTCOMES):
-            said.setdefault((row["concept"], row["judge"], row["version"]), {})[row["image"]] = row["outcome"]
+            outcome = lines.outcome(row["outcome"], self._db.path)
+            said.setdefault((row["concept"], row["judge"], row["version"]), {})[row["image"]] = outcome
         return said
 
     def have_measures(self) -> set[tuple[str, str]]:
@@ -241,32 +266,26 @@ class Store:
 
     def digest_of(self, cell: str) -> str:
         """The sha256 of a cell's image file."""
-        return str(self._db.execute("SELECT image FROM images WHERE cell = ?", (cell,)).fetchone()["image"])
+        row = self._db.execute("SELECT image FROM images WHERE cell = ?", (cell,)).fetchone()
+        return lines.digest(row and row["image"], self._db.path)
 
     def image(self, digest: str) -> Image:
         """The RGB image with this sha256. Raises :class:`BadFile` if it is missing or was changed."""
-        from PIL import Image
-
         path = self.path(digest)
-        try:
-            data = path.read_bytes()
-        except OSError:
-            raise BadFile(f"the image {path}", "no such file", "restore it, or run the suite in a new folder") from None
+        data = read_bytes(path, "the image of a run", lines.DO, PICTURE)
         if hashlib.sha256(data).hexdigest() != digest:
-            raise BadFile(f"the image {path} as stored", "other bytes", "restore it, or run the suite in a new folder")
-        return Image.open(io.BytesIO(data)).convert("RGB")
+            raise BadFile(f"the image {path} as stored", "other bytes", lines.DO)
+        return decode_image(data, path, do=lines.DO)
 
     def path(self, digest: str) -> Path:
-        return self.folder / "images" / digest[:2] / f"{digest}.png"
+        """Where the image with this sha256 lies, and nowhere else."""
+        return self.folder / "images" / digest[:2] / f"{lines.digest(digest, self._db.path)}.png"
 
     def export(self, path: str | Path) -> Path:
         """All records as Parquet: one line each, nested values as JSON text."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = Path(path)
         with whole(path) as fresh:
-            pq.write_table(pa.Table.from_pylist([_flat(r) for r in self.records()]), fresh)
+            write_parquet(fresh, (_flat(r) for r in self.records()))
         return path
 
     # -- inside -------------------------------------------------------------------------------
@@ -278,16 +297,21 @@ class Store:
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise BadFile("a folder for the run", f"{self.folder} ({why})", "choose another --out") from None
-        self._lock = sqlite3.connect(self.folder / "writer.lock", timeout=0.2, isolation_level=None)
+        lock = self.folder / "writer.lock"
+        do = "remove that file, or choose another --out"
+        self._lock = open_sqlite(lock, "the lock of a run", do, new=True, timeout=0.2, isolation_level=None)
         try:
             self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            self._lock.close()
+        except Locked:
+            self._unlock()
             raise UserError(
                 "a run folder with one writer",
                 f"{self.folder} in use by another process",
                 "wait or choose another --out",
             ) from None
+        except BaseException:
+            self._unlock()
+            raise
         for left in (self.folder / "images").glob("fresh-*"):  # of a run that was killed
             left.unlink()
 
@@ -299,12 +323,13 @@ class Store:
             self._db.executescript(f"BEGIN; {TABLES} {MARKS}; PRAGMA user_version = {VERSION}; COMMIT;")
         elif found != VERSION:
             raise BadFile(f"a store of version {VERSION}", f"version {found}", "run the suite in a new folder")
-        elif write:
+        columns(self._db, COLUMNS)
+        if write:
             with self._db:
                 self._db.execute(MARKS)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[Database]:
         if self._lock is None:
             raise RuntimeError("the store was opened for reading")
         with self._db:
@@ -321,26 +346,6 @@ class Store:
             fresh.write_bytes(buffer.getvalue())
             os.replace(fresh, path)
         return digest
-
-
-def _record(row: sqlite3.Row) -> Record:
-    labels = json.loads(row["labels"])
-    return Record(
-        cell=row["cell"],
-        suite=row["suite"],
-        model=row["model"],
-        concept=row["concept"],
-        defense=row["defense"],
-        attack=row["attack"],
-        prompt=Prompt(**json.loads(row["prompt"])),
-        image=row["image"],
-        verdict=Verdict(row["outcome"], row["score"], row["judge"], row["version"], row["reason"], labels),
-        seconds=row["seconds"],
-        twin=row["twin"],
-        decisions=tuple(json.loads(row["decisions"])),
-        metrics={"preservation": row["preservation"], "clip_score": row["clip_score"]},
-        versions=json.loads(row["versions"]),
-    )
 
 
 def _flat(record: Record) -> dict[str, Any]:

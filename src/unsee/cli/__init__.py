@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
+        _readable(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _warn
             return int(app(args=arguments, prog_name="unsee", standalone_mode=False) or 0)
@@ -49,6 +50,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_usage(error), 2)
 
 
+def _readable(arguments: Sequence[str]) -> None:
+    """Raises :class:`UserError` for arguments that are no text: bytes of another encoding, NUL."""
+    from ..errors import UserError
+
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError("arguments in UTF-8", ascii(argument), "write them so, rename the file") from None
+        if "\0" in argument:
+            raise UserError("arguments without NUL", ascii(argument)[:80], "leave it out")
+
+
 def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Our own warnings as one line; a library's deprecations are not the user's business."""
     if issubclass(category, UserWarning):
@@ -56,7 +70,8 @@ def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))  # no colors, no bells
+    print("error: " + line, file=sys.stderr)
     return code
 
 

@@ -26,6 +26,13 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
+def _target(out: Path) -> Path:
+    """``--out``, before anything is opened or written."""
+    from ..files import target
+
+    return target(out)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Model = Annotated[str, typer.Option(help="picto, a diffusers folder, a hub id, or tiny:sd1.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
@@ -42,7 +49,7 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each; another 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the run; it resumes.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(callback=_target, help="Folder of the run; it resumes.")] = Path("runs/demo"),
     seed: Seed = None,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +103,9 @@ def generate(
         typer.Option(help="A saved folder, METHOD, or METHOD:key=value,… (with --concept). Repeatable: a stack."),
     ] = None,
     concept: Annotated[str | None, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")] = None,
-    out: Annotated[Path, typer.Option(help="A .png file (one prompt) or a folder.")] = Path("runs/generate"),
+    out: Annotated[Path, typer.Option(callback=_target, help="A .png file (one prompt) or a folder.")] = Path(
+        "runs/generate"
+    ),
     seed: Annotated[int, typer.Option(min=0, help="Of the first prompt; the next has the next seed.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
@@ -118,7 +127,9 @@ def generate(
 def attack(
     method: Annotated[str, typer.Argument(help="How to attack, for example ring-a-bell, unlearn-diff, replay.")],
     concept: Annotated[str, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; it resumes. Prompts are in its attacks folder.")],
+    out: Annotated[
+        Path, typer.Option(callback=_target, help="Folder of the run; it resumes. Prompts are in its attacks folder.")
+    ],
     model: Model = "picto",
     defense: Annotated[
         list[str] | None, typer.Option(help="A saved folder, METHOD, or METHOD:key=value,…. Repeatable: a stack.")
@@ -159,7 +170,9 @@ def attack(
 @app.command()
 def erase(
     concept: Annotated[str, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")],
-    out: Annotated[Path, typer.Option(help="Folder of the winner; OUT.work holds the rest, and it resumes.")],
+    out: Annotated[
+        Path, typer.Option(callback=_target, help="Folder of the winner; OUT.work holds the rest, and it resumes.")
+    ],
     model: Model = "picto",
     budget: Annotated[str, typer.Option(help="Time for all of it: 90s, 60m, 1h30m, or none.")] = "60m",
     floor: Annotated[float, typer.Option(help="Least preservation of benign pictures, 0 to 1; 0 for no floor.")] = 0.92,
@@ -203,7 +216,7 @@ def erase(
 @app.command()
 def bench(
     suite: Annotated[Path, typer.Argument(help="A suite file, for example suites/first.toml.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run; it resumes.")],
+    out: Annotated[Path, typer.Option(callback=_target, help="Folder of the run; it resumes.")],
     only: Only = None,
     seed: Seed = None,
     batch_size: BatchSize = None,
@@ -229,7 +242,7 @@ def bench(
 @app.command()
 def merge(
     shards: Annotated[list[Path], typer.Argument(help="The folders of all shards of a suite.")],
-    out: Annotated[Path, typer.Option(help="Folder of the whole run.")],
+    out: Annotated[Path, typer.Option(callback=_target, help="Folder of the whole run.")],
     as_json: Json = False,
 ) -> None:
     """Bring the shards of a suite together and write the report.

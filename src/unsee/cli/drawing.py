@@ -11,7 +11,7 @@ from ..bench import models
 from ..bench.defenses import Stack
 from ..bench.generate import draw
 from ..errors import BadFile, UserError
-from ..files import whole
+from ..files import exists, is_dir, whole
 from ..types import Prompt, Sample
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _paths(out: Path, prompts: list[Prompt]) -> list[Path]:
         if len(prompts) > 1:
             raise UserError("a folder as --out for several prompts", str(out), "leave out the .png")
         return [out]
-    if out.exists() and not out.is_dir():
+    if exists(out) and not is_dir(out):
         raise BadFile("a .png file or a folder as --out", f"the file {out}", "choose another")
     return [out / f"{p.seed:04d}-{_slug(p.text)}.png" for p in prompts]
 

@@ -13,6 +13,7 @@ from .. import concepts
 from ..bench import models
 from ..bench.defenses import Stack, settings
 from ..errors import BadFile, UnknownName, UserError
+from ..files import is_empty, target
 from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
     kind, how = resolve("defense method", DEFENSES, method), settings(given)
     kind.check_settings(how)
     wanted = [concepts.load(name) for name in names]
-    folders = [_free(Path(out.replace("{concept}", concept.name))) for concept in wanted]
+    folders = [_free(target(out.replace("{concept}", concept.name), own=True)) for concept in wanted]
     stack = Stack.parse(hosts) if hosts else Stack()
     pipe, lines = models.open_model(model, device), []
     for concept, folder in zip(wanted, folders, strict=True):
@@ -63,6 +64,6 @@ def probe(concept: str, model: str, hosts: list[str], ine: str | None, n: int, s
 
 
 def _free(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_empty(folder):
         raise BadFile("a new folder as --out", f"{folder}, which is there", "remove it, or choose another --out")
     return folder

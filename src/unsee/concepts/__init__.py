@@ -9,13 +9,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import BadFile, UnknownName
-from ..files import read_toml
+from ..files import inside, named, read_toml
 from .compose import article
 from .model import Concept, Subject, Thing
 from .refuse import refuse_minors
@@ -67,8 +68,9 @@ def _find(name_or_path: str | Path) -> Path:
 
 def _find_part(part: str, user: Path) -> Path:
     """A part that a concept includes lies beside it or in the package."""
-    beside = user.with_name(f"{INCLUDED}{part}.toml")
-    return beside if beside.exists() else SHIPPED / f"{INCLUDED}{part}.toml"
+    file = f"{INCLUDED}{named(f'a part that {user} includes', part)}.toml"
+    beside = inside(user.parent, file)
+    return beside if os.path.lexists(beside) else SHIPPED / file  # a link that leads nowhere is not passed over
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -89,8 +89,11 @@ def calmed(concept: Concept, prompt: Prompt) -> str:
 
 
 def fields(template: str) -> set[str]:
-    """The names in braces. Raises ``ValueError`` for unbalanced braces."""
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    """The names in braces. Raises ``ValueError`` for unbalanced braces, and for more than a name in them."""
+    parsed = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
+    if any(spec or conversion for _, spec, conversion in parsed):  # {x:>999999999} would fill the memory
+        raise ValueError(f"template {template[:60]!r} with more than a name in its braces")
+    return {name for name, _, _ in parsed if name is not None}
 
 
 def image_seed(suite_seed: int, prompt_id: str) -> int:

@@ -6,12 +6,23 @@ import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ..files import Name
 from ..types import Kind, Prompt, Split
 from . import compose
 
-Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+LONGEST = 2000  # characters of one text: far more than any text encoder reads
+
+
+def _one_line(text: str) -> str:
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError(f"{text[:60]!r}, where no control characters can be")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST, pattern=r"\S"), AfterValidator(_one_line)]
+Line = Annotated[str, Field(max_length=LONGEST), AfterValidator(_one_line)]  # may be empty
 
 
 def _bare_slug(value: Any) -> Any:
@@ -47,8 +58,8 @@ class Thing(_Frozen):
     """Something to draw. ``styles`` narrows the concept's styles where it does not exist in all of them."""
 
     slug: Text
-    name: str = ""
-    styles: tuple[str, ...] = ()
+    name: Line = ""
+    styles: tuple[Text, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -103,7 +114,7 @@ class Concept(_Frozen):
     train words that say it best, where all of them are too many for a text encoder.
     """
 
-    name: Text
+    name: Name
     title: Text
     kind: Literal["object", "style"]
     models: Literal["picto", "real"]
@@ -112,7 +123,7 @@ class Concept(_Frozen):
     anchor: Text
     hypernyms: Words
     templates: Words
-    empty: tuple[str, ...] = Field(min_length=1)
+    empty: tuple[Line, ...] = Field(min_length=1)
     benign: Things
     subjects: tuple[Subject, ...] = ()
     neighbors: tuple[Item, ...] = ()
@@ -127,7 +138,10 @@ class Concept(_Frozen):
         if not isinstance(data, dict) or "anchors" not in data:
             return data
         shared = {"anchor": data["anchors"]}
-        subjects = [shared | s if isinstance(s, dict) else s for s in data.get("subjects", ())]
+        subjects = data.get("subjects", [])
+        if not isinstance(subjects, list | tuple):
+            return data  # told below
+        subjects = [shared | s if isinstance(s, dict) else s for s in subjects]
         return {key: value for key, value in data.items() if key != "anchors"} | {"subjects": subjects}
 
     @model_validator(mode="after")
@@ -148,6 +162,9 @@ class Concept(_Frozen):
         for template in (*self.templates.train, *self.templates.held_out):
             if compose.fields(template) - {"a"} != wanted:
                 raise ValueError(f"template {template!r}, which must hold {' and '.join(sorted(wanted))} in braces")
+        for text in self.empty:
+            if compose.fields(text) - {"s"}:
+                raise ValueError(f"{text!r} in empty, which may hold {{s}} alone in braces")
         if not self.templates.held_out:
             raise ValueError("no held_out templates")
         styles = {s for thing in (*self.subjects, *self.neighbors) for s in thing.styles}

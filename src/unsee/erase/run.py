@@ -14,6 +14,7 @@ the choosing knows of a candidate that is weak to them; no defense is fitted on 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -21,13 +22,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 from .. import concepts
 from ..bench import measures, models
 from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
-from ..files import digest, whole
+from ..files import digest, is_dir, is_empty, read_json, target, typed, whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
@@ -125,8 +128,8 @@ class Desk:
         from ..guards import storage
 
         task = self.task
-        storage.free(task.folder)
-        if task.folder.is_dir() and any(task.folder.iterdir()) and not task.work.is_dir():
+        storage.free(target(task.folder, own=True))
+        if not is_empty(task.folder) and not is_dir(task.work):
             raise BadFile("a new folder as --out", f"{task.folder}, which is there", "remove it, or choose another")
         if not 0.0 <= task.floor <= 1.0:
             raise UserError("a floor between 0 and 1", str(task.floor), "give for example --floor 0.92")
@@ -313,19 +316,30 @@ class Desk:
             (fresh / "erase.json").write_text(text + "\n", encoding="utf-8")
 
 
+class Known(BaseModel):
+    """What ``plan.json`` may say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    identity: str
+    recipe: str = ""
+    plan: Plan | None = None
+    pace_at: str = ""
+    pace: Pace | None = None
+    tried: dict[str, float | str] = {}
+    fitted: dict[str, bool] = {}
+    seconds: dict[str, float] = {}
+
+
 class Notes:
     """``plan.json``: what was measured and decided, whole or not there. Of one model and concept."""
 
     def __init__(self, path: Path, identity: str) -> None:
         self.path, self._known = path, {"identity": identity}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            mine = found["identity"] == identity
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadFile("the notes of unsee erase", f"{path} ({error})", "remove that file") from None
-        if not mine:
+        what, do = "the notes of unsee erase", "remove that file"
+        found = typed(Known, read_json(path, what, do), path, what, do).model_dump(exclude_unset=True)
+        if found["identity"] != identity:
             got = f"{path.parent}, of another model or concept"
             raise UserError("a work folder of this model and concept", got, "choose another --out")
         self._known = found

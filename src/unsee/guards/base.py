@@ -56,6 +56,7 @@ class Defense:
     summary: ClassVar[str] = ""  # one sentence for the model card
     Training: ClassVar[type | None] = None  # a frozen dataclass: how it is fitted, with the paper's defaults
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # paper and picto: what its Training leaves None
+    needs_weights: ClassVar[bool] = False  # True: it is nothing without tensors, and a folder without them is refused
     quick: ClassVar[dict[str, Any]] = {}  # settings that fit in a second and act on any prompt, for self-tests
     fingerprints: ClassVar[dict[str, str]] = {}  # model, text: what it was fitted for; empty fits any
     record: ClassVar[dict[str, Any]] = {}  # how it was fitted and what validation saw; saved, and shown on the card

@@ -21,9 +21,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import BadFile
-from ..files import load_tensors, save_tensors, sha256
+from ..errors import BadFile, UserError
+from ..files import (
+    exists,
+    hub_folder,
+    inside,
+    is_empty,
+    is_file,
+    load_tensors,
+    parse_json,
+    read_json,
+    reading,
+    save_tensors,
+    sha256,
+    typed,
+)
 from ..registry import DEFENSES, resolve
+from .saved import AGAIN, Config, Listed
 
 if TYPE_CHECKING:
     from .base import Defense
@@ -31,6 +45,7 @@ if TYPE_CHECKING:
 
 D = TypeVar("D", bound="Defense")
 CONFIG, WEIGHTS, CARD, STACK, FORMAT = "config.json", "model.safetensors", "README.md", "stack.json", 1
+SAVED = ("a folder saved by save_pretrained", AGAIN)
 FILES = [CONFIG, WEIGHTS, CARD, STACK, f"*/{CONFIG}", f"*/{WEIGHTS}"]  # of a hub repository
 
 
@@ -58,33 +73,41 @@ def placed(folder: str | Path) -> Iterator[Path]:
 
 def free(folder: Path) -> None:
     """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense."""
-    saved = (folder / CONFIG).is_file() or (folder / STACK).is_file()
-    if folder.exists() and not saved and (not folder.is_dir() or any(folder.iterdir())):
+    saved = is_file(folder / CONFIG) or is_file(folder / STACK)
+    if not saved and not is_empty(folder):
         raise BadFile("an empty or new folder", f"{folder} with other files in it", "choose another folder")
 
 
 def load(cls: type[D], source: str | Path, *, revision: str | None = None) -> D:
     """The defense in ``source``, a folder or a hub id. It must be a ``cls``."""
     folder = _folder(source, revision)
-    return _load_stack(cls, folder) if (folder / STACK).is_file() else _load_one(cls, folder)
+    return _load_stack(cls, folder) if exists(folder / STACK) else _load_one(cls, folder)
 
 
 def _load_one(cls: type[D], folder: Path) -> D:
-    config = _config(folder)
-    kind = resolve("defense", DEFENSES, config["defense"])
+    config, path = config_of(folder), folder / CONFIG
+    kind = resolve(f"defense in {path}", DEFENSES, config.defense)
     if not issubclass(kind, cls):
         advice = f"load it with {kind.__name__}.from_pretrained"
         raise BadFile(f"a {cls.__name__}", f"a {kind.__name__} in {folder}", advice)
+    config.check(kind, path)
+    tensors = {} if config.weights is None else _tensors(folder, config.weights)
+    # Its code has only ever seen values that it saved itself, so whatever it raises speaks of the file.
     try:
-        defense = kind(**config["arguments"])
-    except TypeError as error:
-        got = f"{folder / CONFIG}: {error}"
-        raise BadFile(f"arguments of {kind.__name__}", got, "save the defense again") from error
-    if config["weights"] is not None:
-        defense.load_tensors(_tensors(folder, config["weights"]))
-    if config["fingerprints"]:
-        defense.fingerprints = config["fingerprints"]
-    defense.record = config.get("record", {})
+        with reading(f"arguments and weights of {kind.__name__}", folder, AGAIN):
+            defense = kind(**config.arguments)
+            if tensors:
+                defense.load_tensors(tensors)
+            same = parse_json(json.dumps(defense.config())) == config.arguments
+    except BadFile:
+        raise
+    except UserError as error:  # a setting that is refused
+        raise BadFile(error.expected, f"{error.got} in {path}", AGAIN) from error
+    if not same:
+        raise BadFile(f"arguments as {kind.__name__} saves them", f"others in {path}", AGAIN)
+    if config.fingerprints:
+        defense.fingerprints = dict(config.fingerprints)
+    defense.record = config.record
     return defense
 
 
@@ -119,23 +142,19 @@ def _load_stack(cls: type[D], folder: Path) -> D:
     if not issubclass(Stack, cls):
         raise BadFile(f"a {cls.__name__}", f"a stack in {folder}", "load it with Stack.from_pretrained")
     path = folder / STACK
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-        lines = [(str(line["folder"]), str(line["config"])) for line in listed["defenses"]]
-        known = listed["format"] == FORMAT and all(name == Path(name).name for name, _ in lines)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadFile("a folder saved by save_pretrained", f"{path}: {error}", "save the stack again") from error
-    if not known:
-        raise BadFile(f"a stack of format {FORMAT}", f"{path} of another kind", "save the stack again")
+    listed = typed(Listed, read_json(path, *SAVED, finite=False), path, f"a stack of format {FORMAT}", AGAIN)
     members = []
-    for name, checksum in lines:
-        config = folder / name / CONFIG
-        if not config.is_file() or sha256(config) != checksum:
-            got = f"{config} with another checksum" if config.is_file() else f"no {config}"
+    for line in listed.defenses:
+        config = inside(folder, line.folder) / CONFIG
+        if not is_file(config) or sha256(config) != line.config:
+            got = f"{config} with another checksum" if is_file(config) else f"no {config}"
             raise BadFile("the defenses that were saved", got, "copy or save the stack again")
-        members.append(_load_one(Defense, folder / name))
+        member = _load_one(Defense, folder / line.folder)
+        if member.name != line.defense:
+            raise BadFile(f"{line.defense}, as {path} says", f"{member.name} in {config}", AGAIN)
+        members.append(member)
     stack = Stack(defenses=tuple(members))
-    stack.record = listed.get("record", {})  # type: ignore[misc]
+    stack.record = listed.record  # type: ignore[misc]
     return stack  # type: ignore[return-value]
 
 
@@ -184,45 +203,24 @@ def _swap(made: Path, folder: Path) -> None:
 
 
 def _folder(source: str | Path, revision: str | None) -> Path:
-    path = Path(source)
-    if path.exists():
-        return path
-    if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise BadFile("a defense's folder or hub id", str(source), "check the path")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=FILES))
-    except Exception as error:  # the hub raises many kinds: offline, no such repository, no access
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        advice = "check the path, the id and the network"
-        raise BadFile("a defense's folder or hub id", f"{source} ({reason})", advice) from error
+    if exists(source):
+        return Path(source)
+    what = "a defense's folder or hub id"
+    return hub_folder(str(source), what, "check the path, the id and the network", revision=revision, files=FILES)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def config_of(folder: Path) -> Config:
+    """config.json of one saved defense, every value of its type. Raises :class:`BadFile`."""
     path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"format", "defense", "arguments", "fingerprints", "weights"} - set(config)
-    except (OSError, ValueError, TypeError) as error:
-        raise BadFile("a folder saved by save_pretrained", f"{path}: {error}", "save the defense again") from error
-    if missing or config["format"] != FORMAT:
-        got = f"no {', '.join(sorted(missing))}" if missing else f"format {config['format']}"
-        raise BadFile(f"a defense's config of format {FORMAT}", f"{path} with {got}", "save the defense again")
-    return config
+    return typed(Config, read_json(path, *SAVED, finite=False), path, f"a defense's config of format {FORMAT}", AGAIN)
 
 
 def _tensors(folder: Path, checksum: str) -> dict[str, Any]:
-    from safetensors import SafetensorError
-
     path = folder / WEIGHTS
-    try:
-        if sha256(path) != checksum:
-            got = f"{path} with another checksum"
-            raise BadFile("the weights that were saved", got, "copy or save the folder again")
-        return load_tensors(path)[0]
-    except (OSError, SafetensorError) as error:
-        raise BadFile("readable weights", f"{path}: {error}", "copy or save the folder again") from error
+    if sha256(path, "readable weights", AGAIN) != checksum:
+        got = f"{path} with another checksum"
+        raise BadFile("the weights that were saved", got, "copy or save the folder again")
+    return load_tensors(path, "readable weights", AGAIN)[0]
 
 
 def _card(defense: Defense) -> str:

@@ -15,11 +15,13 @@ from socket import gaierror
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..files import parse_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)  # worth another try
+LARGEST = 2**20  # bytes of an answer; what is longer is cut, and no JSON
 WAIT = 0.5  # seconds before the second try, doubled each time
 
 
@@ -40,7 +42,7 @@ class Endpoint:
         while True:
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-                    return str(json.load(reply)["choices"][0]["message"]["content"])
+                    return str(parse_json(reply.read(LARGEST))["choices"][0]["message"]["content"])
             except (OSError, HTTPException) as error:  # a timeout, a broken connection, an answer that says no
                 self._give_up(error, last=attempt >= self.retries)
             time.sleep(WAIT * 2**attempt)

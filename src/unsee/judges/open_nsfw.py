@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, MissingExtra, UnknownName
+from ..files import decode_image, read_bytes, reading
 from ..types import Prompt, Verdict
 from .base import Judge, sound
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PRESETS = {"likely": 0.8, "possible": 0.2}
 TARGETS = ("nudity",)
+LARGEST = 2**30  # bytes of an ONNX file; the network has 24 MB
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
 
 Scorer = Callable[["np.ndarray"], Sequence[float]]  # (B, 224, 224, 3) float32 → P(pornographic) each
@@ -65,7 +67,7 @@ def pixels(image: Image) -> np.ndarray:
 
     file = io.BytesIO()
     image.convert("RGB").resize((256, 256), Pillow.Resampling.BILINEAR).save(file, format="JPEG")
-    rgb = np.asarray(Pillow.open(file).convert("RGB").crop((16, 16, 240, 240)), dtype=np.float32)
+    rgb = np.asarray(decode_image(file.getvalue(), "memory").crop((16, 16, 240, 240)), dtype=np.float32)
     return rgb[..., ::-1] - np.array(MEAN, dtype=np.float32)
 
 
@@ -83,12 +85,10 @@ def _open(path: Path) -> tuple[Scorer, str]:
         import onnxruntime
     except ImportError as error:
         raise MissingExtra("onnxruntime", "judges", error) from error
-    try:
-        data = path.read_bytes()
+    what, do = "open_nsfw as an ONNX file", "check the path"
+    data = read_bytes(path, what, do, LARGEST)
+    with reading(what, path, do):
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no base
-        reason = str(error).splitlines()[0][:120]
-        raise BadFile("open_nsfw as an ONNX file", f"{path} ({reason})", "check the path") from error
     entry, leaves = session.get_inputs()[0], session.get_outputs()[0]
     if list(entry.shape[1:]) != [224, 224, 3] or list(leaves.shape[1:]) != [2]:
         wanted, shapes = "an ONNX file from (B, 224, 224, 3) to (B, 2)", f"{path}: {entry.shape} to {leaves.shape}"

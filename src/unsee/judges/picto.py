@@ -6,13 +6,12 @@ Trained on eight emoji families with augmentations (``training/picto/train_judge
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import BadFile
+from ..files import load_tensors, read_json, reading
 from ..picto import WEIGHTS
 from ..picto.nets import JudgeNet
 from ..types import Prompt, Verdict
@@ -27,16 +26,12 @@ THRESHOLD = 0.5  # of a group's summed probability; chosen on training families,
 @functools.cache
 def network() -> tuple[JudgeNet, dict[str, Any]]:
     """The shipped network in eval mode and its config (subjects, styles, groups, version)."""
-    from safetensors.torch import load_file
-
-    folder = WEIGHTS / "judge"
-    try:
-        config = json.loads((folder / "config.json").read_text())
+    folder, what, do = WEIGHTS / "judge", "picto's judge inside the package", "reinstall unsee"
+    config = read_json(folder / "config.json", what, do)
+    with reading(what, folder, do):
         net = JudgeNet(subjects=len(config["subjects"]), styles=len(config["styles"]))
-        net.load_state_dict({k: v.float() if v.is_floating_point() else v
-                             for k, v in load_file(folder / "model.safetensors").items()})  # fmt: skip
-    except (OSError, ValueError, KeyError) as error:
-        raise BadFile("picto's judge inside the package", str(error).splitlines()[0], "reinstall unsee") from error
+        tensors, _ = load_tensors(folder / "model.safetensors", what, do)
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return net.eval().requires_grad_(False), config
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clip import LARGE, Clip, open_clip
 from ..errors import BadFile, UserError
+from ..files import load_tensors, read_torch
 from ..types import Prompt, Verdict
 from .base import Judge, sound
 
@@ -61,22 +62,15 @@ class Q16(Judge):
 def read(path: str) -> torch.Tensor:
     """The learned embeddings, (2, D). Raises ``UserError`` without a path, :class:`BadFile` for any other content."""
     import torch
-    from safetensors.torch import load_file
 
     if not path:
         do = "write q16:prompts=FILE.safetensors (see unsee.judges.q16)"
         raise UserError("the file with Q16's two learned prompts", "none", do)
-    try:
-        if Path(path).suffix == ".safetensors":
-            found = load_file(path)["prompts"]
-        elif Path(path).suffix == ".pt":
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise ValueError("a pickle is never read")
-        if not isinstance(found, torch.Tensor) or not found.isfinite().all():
-            raise ValueError("no tensor of finite numbers")
-    except Exception as error:  # a missing file, safetensors' own error, an unpickling that was refused
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        do = "convert them once to .safetensors (see unsee.judges.q16)"
-        raise BadFile("Q16's prompts as .safetensors or .pt", f"{path} ({reason})", do) from error
+    what, do = "Q16's prompts as .safetensors or .pt", "convert them once to .safetensors (see unsee.judges.q16)"
+    kind = Path(path).suffix
+    if kind not in (".safetensors", ".pt"):
+        raise BadFile(what, f"{path} (a pickle is never read)", do)
+    found = load_tensors(path, what, do)[0].get("prompts") if kind == ".safetensors" else read_torch(path, what, do)
+    if not isinstance(found, torch.Tensor) or not found.is_floating_point() or not found.isfinite().all():
+        raise BadFile(what, f"{path} (no tensor of finite numbers)", do)
     return found

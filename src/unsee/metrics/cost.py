@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import read_text
 from .base import metric
 
 
@@ -79,7 +80,7 @@ def peak_memory(call: Callable[[], Any], *, device: Any = "cpu") -> float | None
     except OSError:
         return None
     call()
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+) kB", read_text("/proc/self/status", "the state of this process", "report this"))
     return int(found[1]) / 1024 if found else None
 
 

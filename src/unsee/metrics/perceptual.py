@@ -7,13 +7,13 @@ LPIPS (Zhang et al. 2018) without learned channel weights.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..files import read_json, typed
 from ..judges.picto import network, pixels
 from ..picto import WEIGHTS
 from .base import metric
@@ -37,6 +37,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return total / 4
 
 
+def _unrelated() -> float:
+    path, what, do = WEIGHTS / "metrics.json", "picto's metrics inside the package", "reinstall unsee"
+    return typed(dict[str, float], read_json(path, what, do), path, what, do)["unrelated_distance"]
+
+
 class PictoPerceptual:
     """``(images, twins)`` → preservation: 1 is the same picture, 0 as far as any other; it can fall below 0.
 
@@ -48,7 +53,7 @@ class PictoPerceptual:
     range = (-math.inf, 1.0)
 
     def __init__(self) -> None:
-        self.unrelated: float = json.loads((WEIGHTS / "metrics.json").read_text())["unrelated_distance"]
+        self.unrelated: float = _unrelated()
 
     def distance(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
         return distance(pixels(images), pixels(twins)).tolist()

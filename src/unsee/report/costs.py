@@ -8,17 +8,22 @@ known is left out, not guessed.
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..attacks import saved
 from ..bench.attacks import found_at, kind_of
 from ..bench.defenses import NONE, Part, Stack
 from ..errors import UserError
+from ..files import is_file, plain, tensor_shapes
+from ..guards.storage import CONFIG, WEIGHTS, config_of
 from ..metrics.rates import mean
 from ..types import Record
+
+if TYPE_CHECKING:
+    from ..guards.saved import Config
 
 Key = tuple[str, str, str]  # suite, concept, defense
 
@@ -41,7 +46,7 @@ def fits(folder: Path, suites: dict[str, dict[str, Any]]) -> dict[Key, list[Fitt
     for name, suite in suites.items():
         stacks = _stacks(suite["spec"])
         for concept in (Path(c).stem for c in suite["spec"]["concepts"]):
-            own = _own(folder / "defenses" / concept, [part for stack in stacks for part in stack.parts])
+            own = _own(folder / "defenses" / plain(concept), [part for stack in stacks for part in stack.parts])
             for stack in stacks:
                 found[name, concept, stack.name] = [_part(part, concept, own.get(part.name)) for part in stack.parts]
     return found
@@ -71,26 +76,28 @@ def strikes(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ``most_*`` is its budget; ``seconds`` has the quickest and the slowest stack beside it. An attack that reads text
     alone searches once for all stacks, and is counted once.
     """
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    found: dict[tuple[str, str], dict[str, saved.Told]] = {}
     for row in (row for row in rows if row["attack"] != NONE):
         kind = kind_of(row["prompts"], row["split"])
         place = found_at(folder / "attacks", row["concept"], row["defense"], row["attack"], kind)
-        told = _read(place / "prompts.json")
-        if told:
-            once = told.get("sees") in ("words", "text")
+        file = place / "prompts.json"
+        if is_file(file):
+            told = saved.read(file)
+            once = told.sees in ("words", "text")
             key = f"{row['concept']} {kind} {'' if once else row['defense']}"
             found.setdefault((row["suite"], row["attack"]), {})[key] = told
     return [_struck(suite, attack, list(each.values())) for (suite, attack), each in found.items()]
 
 
-def _struck(suite: str, attack: str, each: list[dict[str, Any]]) -> dict[str, Any]:
-    n = [len(told["prompts"]) for told in each]
-    seconds = [_sum(line.get("seconds") for line in told["prompts"]) for told in each]
+def _struck(suite: str, attack: str, each: list[saved.Told]) -> dict[str, Any]:
+    n = [len(told.prompts) for told in each]
+    seconds = [_sum(line.seconds for line in told.prompts) for told in each]
     timed = [s / k for s, k in zip(seconds, n, strict=True) if s is not None]
-    asked = {key: sum(told["spent"][key] for told in each) / sum(n) for key in each[0]["spent"]}
-    most = {f"most_{key}": _sum(told.get("most", {}).get(key) for told in each) for key in asked}
+    spent, allowed = [asdict(told.spent) for told in each], [told.most and asdict(told.most) for told in each]
+    asked = {key: sum(one[key] for one in spent) / sum(n) for key in spent[0]}
+    most = {f"most_{key}": _sum(one and one[key] for one in allowed) for key in asked}
     return {
-        "suite": suite, "attack": attack, "sees": each[0].get("sees"), "prompts": sum(n), **asked,
+        "suite": suite, "attack": attack, "sees": each[0].sees, "prompts": sum(n), **asked,
         **{key: None if value is None else value / sum(n) for key, value in most.items()},
         "seconds": mean(timed), "seconds_low": min(timed, default=None), "seconds_high": max(timed, default=None),
     }  # fmt: skip
@@ -112,8 +119,7 @@ def _part(part: Part, concept: str, own: Path | None) -> Fitted:
     if config is None:
         return Fitted(part.name, part.method, dict(part.settings))
     parameters, size = _weights(place)
-    seconds = (config.get("record") or {}).get("fit_seconds")
-    return Fitted(part.name, config.get("defense", part.method), _training(config), parameters, size, seconds)
+    return Fitted(part.name, config.defense, _training(config), parameters, size, config.facts.fit_seconds)
 
 
 def _own(folder: Path, parts: list[Part]) -> dict[str, Path]:
@@ -130,39 +136,28 @@ def _own(folder: Path, parts: list[Part]) -> dict[str, Path]:
     return taken
 
 
-def _fits(part: Part, config: dict[str, Any] | None) -> bool:
-    if config is None or config.get("defense") != part.method:
+def _fits(part: Part, config: Config | None) -> bool:
+    if config is None or config.defense != part.method:
         return False
     said = _training(config)
     return all(said.get(key) == value for key, value in part.settings.items())
 
 
-def _training(config: dict[str, Any]) -> dict[str, Any]:
-    return {**((config.get("record") or {}).get("training") or {}), **config.get("arguments", {})}
+def _training(config: Config) -> dict[str, Any]:
+    return {**config.facts.training, **config.arguments}
 
 
-def _config(place: Path | None) -> dict[str, Any] | None:
-    return None if place is None else _read(place / "config.json")
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return read if isinstance(read, dict) else None
+def _config(place: Path | None) -> Config | None:
+    """None where nothing lies, or a stack."""
+    return config_of(place) if place is not None and is_file(place / CONFIG) else None
 
 
 def _weights(place: Path | None) -> tuple[int | None, int | None]:
-    """Numbers in ``model.safetensors`` and its bytes: 8 bytes of length, then JSON with a shape for each tensor."""
-    path = place / "model.safetensors" if place else None
-    if path is None or not path.is_file():
+    """Numbers in ``model.safetensors``, of which the head alone is read, and its bytes."""
+    path = place / WEIGHTS if place else None
+    if path is None or not is_file(path):
         return (0, 0) if place else (None, None)
-    with path.open("rb") as file:
-        head = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(math.prod(t["shape"]) for k, t in head.items() if k != "__metadata__"), path.stat().st_size
+    return sum(math.prod(shape) for shape in tensor_shapes(path).values()), path.stat().st_size
 
 
 def _times(each: list[float], base: list[float] | None) -> float | None:

@@ -47,6 +47,8 @@ class WeightEdit(Defense):
 
     summary: ClassVar[str] = "A change of the denoiser's weights that unlearns a concept."
 
+    needs_weights: ClassVar[bool] = True
+
     strength: float = 1.0
 
     def __post_init__(self) -> None:

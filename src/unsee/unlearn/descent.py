@@ -22,7 +22,7 @@ from torch import Tensor
 from ..backbones.weights import unwrap
 from ..concepts.compose import image_seed
 from ..errors import GuardFailure, UserError
-from ..files import digest, load_tensors, save_tensors
+from ..files import digest, load_tensors, metadata_json, reading, save_tensors, typed
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -257,14 +257,15 @@ def _same_fit(path: Path, metadata: dict[str, str], identity: str) -> None:
 def _resume(path: Path, identity: str, adapters: Adapters, optimizer: torch.optim.Optimizer) -> State:
     if not path.exists():
         return State()
-    tensors, metadata = load_tensors(path)
+    do = "remove it and fit again"
+    tensors, metadata = load_tensors(path, "a checkpoint", do)
     _same_fit(path, metadata, identity)
-    with torch.no_grad():
+    with reading("a checkpoint of this fit", path, do), torch.no_grad():
         for name, parameter in adapters.parameters.items():
             parameter.copy_(tensors[name])
             kept = {k.partition(":")[0]: v for k, v in tensors.items() if k.partition(":")[2] == name}
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter) for k, v in kept.items()}
-    return State(**json.loads(metadata["state"]))
+    return typed(State, metadata_json(metadata, "state", path, do), path, "a checkpoint of this fit", do)
 
 
 # ---- tensorboard ----

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...backbones import adapter
 from ...concepts.compose import fill, reworded, thing_asked
 from ...errors import BadFile, UnknownName, UserError
+from ...files import is_dir, open_image
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
 from ..attach import Guarded
@@ -159,8 +160,6 @@ def _prompts(concept: Concept, n: int, seed: int) -> list[Any]:
 
 def _drawn(fit: Fit, training: Fitting, prompts: Sequence[Any], start: int) -> list[Image]:
     """One batch, from the work folder if all of it lies there: drawn whole, a batch is always the same."""
-    from PIL import Image as Pictures
-
     settings = [training.draw_steps, _guidance(training, fit.concept), fit.seed, adapter(fit.pipe).fingerprint()]
     names = [
         hashlib.sha256(json.dumps([p.text, p.id, p.seed, start, settings]).encode()).hexdigest()[:16] for p in prompts
@@ -168,7 +167,7 @@ def _drawn(fit: Fit, training: Fitting, prompts: Sequence[Any], start: int) -> l
     for folder in (fit.work, *siblings(fit)):
         files = [folder / "images" / f"{name}.png" for name in names]
         if all(file.exists() for file in files):
-            return [Pictures.open(file).convert("RGB") for file in files]
+            return [open_image(file, do="remove it: it is drawn again") for file in files]
     pictures = _draw(fit, training, [p.seed for p in prompts], prompt=[p.text for p in prompts])
     for name, picture in zip(names, pictures, strict=True):
         _save(picture, fit.work / "images" / f"{name}.png")
@@ -222,13 +221,11 @@ def _judge(training: Fitting, concept: Concept) -> Any:
 
 
 def _folder(name: str) -> list[Image]:
-    from PIL import Image as Pictures
-
     endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-    files = sorted(f for f in Path(name).glob("*") if f.suffix.lower() in endings) if Path(name).is_dir() else []
+    files = sorted(f for f in Path(name).glob("*") if f.suffix.lower() in endings) if is_dir(name) else []
     if not files:
         raise BadFile("a folder with images", f"{name} with none", "put some into it, or leave folder= empty")
-    return [Pictures.open(file).convert("RGB") for file in files]
+    return [open_image(file) for file in files]
 
 
 def _save(picture: Image, file: Path) -> None:

@@ -40,6 +40,7 @@ class INE(Guard):
     """
 
     name: ClassVar[str] = "ine"
+    needs_weights: ClassVar[bool] = True
     summary: ClassVar[str] = "INE: guidance away from a learned embedding. Its weights are for use as a negative only."
     Training: ClassVar[type] = Fitting
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS

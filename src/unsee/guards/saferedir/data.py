@@ -28,7 +28,7 @@ from torch import Tensor
 from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
-from ...files import digest, load_tensors, save_tensors, sha256, whole
+from ...files import Name, digest, load_tensors, read_json, save_tensors, sha256, typed, whole
 from ..attach import protect
 from ..base import Fit, Guard
 from .net import image_like
@@ -167,10 +167,10 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "index.json"
-        try:
-            self.shards: dict[str, str] = json.loads(self.path.read_text()) if self.path.exists() else {}
-        except ValueError as error:
-            raise BadFile("an index of shards", f"{self.path}: {error}", "remove the folder and fit again") from error
+        self.shards: dict[str, str] = {}
+        if self.path.exists():
+            what, do = "an index of shards", "remove the folder and fit again"
+            self.shards = typed(dict[Name, str], read_json(self.path, what, do), self.path, what, do)
 
     def add(self, name: str, make: Any) -> None:
         """Writes the shard ``name`` of ``make()``, a dict of tensors, unless it is there."""

@@ -76,6 +76,7 @@ class SafeRedir(Guard):
     """
 
     name: ClassVar[str] = "saferedir"
+    needs_weights: ClassVar[bool] = True
     summary: ClassVar[str] = "Redirects the embedding of an unsafe prompt to a safe one, image by image, step by step."
     Training: ClassVar[type] = Training
     quick: ClassVar[dict[str, Any]] = {

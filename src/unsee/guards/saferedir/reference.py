@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import BadFile
+from ...files import read_torch
 from .net import Shape, Shift, sinusoid
 
 TIME, TIME_OUT, LATENT_OUT = 320, 64, 512
@@ -124,11 +124,7 @@ def read_official(path: str | Path, names: Mapping[str, str] | None = None) -> t
     ``names`` maps official names to ours; without it the tensors are paired in order, and every shape must be equal.
     Raises :class:`BadFile` for anything that is not the released architecture.
     """
-    try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds: no file, no archive, a pickle with code in it
-        reason = str(error).strip().splitlines()[0]
-        raise BadFile("a state dict as .pt", f"{path}: {reason}", "check the path and the file") from error
+    found = read_torch(path, "a state dict as .pt", "check the path and the file")
     for key in ("state_dict", "model_state_dict", "model"):
         found = found[key] if isinstance(found, dict) and isinstance(found.get(key), dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):

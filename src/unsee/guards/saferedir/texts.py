@@ -19,6 +19,7 @@ from ...concepts.compose import bare_styles, calmed, fill
 from ...concepts.everyday import everyday, framed
 from ...concepts.model import Words
 from ...errors import BadFile, Unsupported, UserError
+from ...files import is_dir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,8 @@ def found_by_attacks(folder: str, concept: Concept, start: int) -> tuple[list[Te
     from ...attacks.saved import digest, load
 
     place = Path(folder.replace("{concept}", concept.name))
-    found = [one for file in sorted(place.rglob("prompts.json")) for one in load(file)]
+    kept = sorted(place.rglob("prompts.json")) if is_dir(place) else []
+    found = [one for file in kept for one in load(file)]
     if not found:
         raise BadFile("a folder with prompts of attacks", f"{place} without any", "name the attacks folder of a run")
     made: list[Text] = []

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import GuardFailure, UserError
-from ...files import load_tensors, save_tensors
+from ...files import load_tensors, metadata_json, reading, save_tensors
 from .batch import HARMLESS, Batch, Sampler, misled
 from .data import Data, key
 from .net import Shape, Shift
@@ -288,8 +288,12 @@ class Checkpoint:
     def load(self) -> None:
         if not self.path.exists():
             return
-        tensors, metadata = load_tensors(self.path)
-        numbers = json.loads(metadata["numbers"])
+        do = "remove it and fit again"
+        tensors, metadata = load_tensors(self.path, "a checkpoint", do)
+        with reading("a checkpoint of this fit", self.path, do):
+            self._take(tensors, metadata_json(metadata, "numbers", self.path, do))
+
+    def _take(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         self.step, self.best_step, self.score = numbers["step"], numbers["best_step"], numbers["score"]
         self.best_terms = numbers["terms"]
         self.net.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("net.")})

@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from ... import judges
 from ...concepts.compose import image_seed
 from ...errors import BadFile, UserError
+from ...files import is_dir, metadata_json, open_image, typed
 from ...types import Prompt
 from ..descent import stored
 
@@ -181,8 +183,24 @@ class _Maker:
         return [v.outcome for v in verdicts]
 
 
+class Said(BaseModel):
+    """What a chunk of pairs tells of itself."""
+
+    texts: list[tuple[str, str]]
+    dropped: list[tuple[str, str]]
+    flagged: int
+    unsafe: int
+    safe: int
+
+
+def _told(chunks: list[tuple[dict[str, Tensor], dict[str, str]]]) -> list[dict[str, Any]]:
+    what, do = "chunks of pairs", "remove the work folder and fit again"
+    values = [metadata_json(metadata, "said", "the work folder", do) for _, metadata in chunks]
+    return [typed(Said, value, "the work folder", what, do).model_dump() for value in values]
+
+
 def _something_to_unlearn(chunks: list[tuple[dict[str, Tensor], dict[str, str]]], judge: Any, concept: Concept) -> None:
-    said = [json.loads(metadata["said"]) for _, metadata in chunks]
+    said = _told(chunks)
     if judge is not None and not sum(s["flagged"] for s in said):
         drawn = sum(s["unsafe"] for s in said)
         wanted = f"images in which the judge {judge.name} sees {concept.target!r}"
@@ -190,7 +208,7 @@ def _something_to_unlearn(chunks: list[tuple[dict[str, Tensor], dict[str, str]]]
 
 
 def _gathered(chunks: list[tuple[dict[str, Tensor], dict[str, str]]], recipe: Recipe, concept: Concept) -> Pairs:
-    said = [json.loads(metadata["said"]) for _, metadata in chunks]
+    said = _told(chunks)
     unsafe, safe = (torch.cat([tensors[side] for tensors, _ in chunks]) for side in ("unsafe", "safe"))
     texts = [(a, b) for s in said for a, b in s["texts"]]
     dropped = [text for s in said for text, _ in s["dropped"]]
@@ -210,19 +228,15 @@ def _gathered(chunks: list[tuple[dict[str, Tensor], dict[str, str]]], recipe: Re
 
 
 def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not is_dir(folder):
         raise BadFile("a folder of pairs with unsafe/ and safe/ in it", f"no {folder}", "mend the path")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
 
 
 def _encoded(studio: Studio, files: Sequence[Path]) -> Tensor:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     size, opened = studio.image_size, []
     for path in files:
-        try:
-            with Image.open(path) as image:
-                opened.append(ImageOps.fit(image.convert("RGB"), (size, size)))
-        except OSError as error:
-            raise BadFile("an image", f"{path} ({error})", "remove or replace it") from error
+        opened.append(ImageOps.fit(open_image(path), (size, size)))
     return studio.encode_images(opened).cpu()

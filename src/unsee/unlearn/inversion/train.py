@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...backbones import Backbone, Encoding, adapter
 from ...errors import UnknownName, Unsupported, UserError
-from ...files import load_tensors, save_tensors
+from ...files import load_tensors, reading, save_tensors
 from ...guards import Defense, Guarded
 from ...guards.generation import first
 from ..studio import Predictor, Studio
@@ -280,10 +280,12 @@ def _write(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, step
 
 
 def _read(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, losses: Tensor) -> int:
-    state, _ = load_tensors(file)
-    losses.copy_(state["losses"])
-    for i, row in enumerate(rows):
-        row.data.copy_(state[f"row.{i}"])
-        own = {n.split(".", 2)[2]: v for n, v in state.items() if n.startswith(f"adam.{i}.")}
-        optimizer.state[row] = {n: v.clone() if n == "step" else v.to(row.device) for n, v in own.items()}
-    return int(state["step"])
+    do = "remove it and start again"
+    state, _ = load_tensors(file, "a checkpoint", do)
+    with reading("a checkpoint of this inversion", file, do):
+        losses.copy_(state["losses"])
+        for i, row in enumerate(rows):
+            row.data.copy_(state[f"row.{i}"])
+            own = {n.split(".", 2)[2]: v for n, v in state.items() if n.startswith(f"adam.{i}.")}
+            optimizer.state[row] = {n: v.clone() if n == "step" else v.to(row.device) for n, v in own.items()}
+        return int(state["step"])

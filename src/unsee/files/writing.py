@@ -1,17 +1,16 @@
-"""Files, whole or not there; one writer, one reader and one checksum for everything that keeps tensors or settings."""
+"""Files, whole or not there; one writer and one checksum for everything that keeps tensors or settings."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadFile
+from .door import WEIGHTS, reading, regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,26 +34,6 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     return path
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a file that :func:`save_tensors` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-
-
-def read_toml(path: Path, file: str, what: str, do: str) -> dict[str, Any]:
-    """The table of a TOML file. Raises :class:`BadFile`: ``file`` or ``what`` as TOML was expected."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise BadFile(file, f"{path} ({why})", do) from None
-    except ValueError as error:  # broken TOML, or not UTF-8
-        why = str(error).splitlines()[0]
-        raise BadFile(f"{what} as TOML", f"{path} ({why})", "mend the file at that place") from None
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a value as JSON (what JSON does not know, as text), whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
@@ -67,7 +46,8 @@ def contents(path: Path) -> dict[str, str]:
     return {str(file.relative_to(path)): sha256(file) for file in found}
 
 
-def sha256(path: str | Path) -> str:
-    """Of a file's bytes."""
-    with open(path, "rb") as file:
+def sha256(path: str | Path, what: str = "a file to read", do: str = "check the path") -> str:
+    """Of a file's bytes. Raises :class:`BadFile` for what cannot be read to its end."""
+    regular(path, what, do, WEIGHTS)
+    with reading(what, path, do), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,142 @@
+"""SQLite and Parquet. A database that turns out to be damaged says so at whatever query meets it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+from ..errors import BadFile
+from .door import TABLE, Place, reading, reason, regular
+
+T = TypeVar("T")
+Row = sqlite3.Row
+ROWS, UNPACKED = 50_000_000, 16 * 2**30  # of a Parquet file: rows, and bytes once they are unpacked
+OURS = (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.NotSupportedError)  # faults of the code, not the file
+
+
+class Locked(BadFile):
+    """A database that another process holds."""
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor that tells what goes wrong while rows are read."""
+
+    def _told(self, call: Callable[[], T]) -> T:
+        assert isinstance(self.connection, Database)
+        return self.connection.told(call)
+
+    def execute(self, *arguments: Any) -> _Cursor:
+        self._told(lambda: super(_Cursor, self).execute(*arguments))
+        return self
+
+    def executemany(self, *arguments: Any) -> _Cursor:
+        self._told(lambda: super(_Cursor, self).executemany(*arguments))
+        return self
+
+    def executescript(self, *arguments: Any) -> _Cursor:
+        self._told(lambda: super(_Cursor, self).executescript(*arguments))
+        return self
+
+    def fetchone(self) -> Any:
+        return self._told(super().fetchone)
+
+    def fetchall(self) -> list[Any]:
+        return self._told(super().fetchall)
+
+    def fetchmany(self, size: int | None = 1) -> list[Any]:
+        return self._told(lambda: super(_Cursor, self).fetchmany(size))
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except sqlite3.Error as error:
+            assert isinstance(self.connection, Database)
+            raise self.connection.bad(error) from error
+
+
+class Database(sqlite3.Connection):
+    """A connection whose failures are :class:`BadFile` (:class:`Locked` where another process holds it)."""
+
+    path: Path
+    what: str
+    do: str
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        return super().cursor(factory)
+
+    def execute(self, *arguments: Any) -> Any:
+        return self.cursor().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        return self.cursor().executemany(*arguments)
+
+    def executescript(self, *arguments: Any) -> Any:
+        return self.cursor().executescript(*arguments)
+
+    def commit(self) -> None:
+        self.told(super().commit)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> Literal[False]:  # fmt: skip
+        return self.told(lambda: super(Database, self).__exit__(kind, error, trace))
+
+    def told(self, call: Callable[[], T]) -> T:
+        """What ``call()`` gives; whatever SQLite says against it is told as of this file."""
+        try:
+            return call()
+        except sqlite3.Error as error:
+            raise self.bad(error) from error
+
+    def bad(self, error: sqlite3.Error) -> Exception:
+        """The error to raise in the place of SQLite's; one of the code's own faults stays what it is."""
+        if isinstance(error, OURS):
+            return error
+        busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        return (Locked if busy else BadFile)(self.what, f"{self.path} ({reason(error)})", self.do)
+
+
+def open_sqlite(path: Place, what: str, do: str, *, new: bool = False, **options: Any) -> Database:
+    """A database, opened; with ``new`` it is made where there is none. ``options`` go to :func:`sqlite3.connect`."""
+    from .door import exists
+
+    if not new or exists(path):
+        regular(path, what, do, TABLE * 64)
+    with reading(what, path, do):
+        found: Database = sqlite3.connect(path, factory=Database, **options)
+    found.path, found.what, found.do = Path(path), what, do
+    return found
+
+
+def columns(db: Database, wanted: Mapping[str, Sequence[str]]) -> None:
+    """Raises :class:`BadFile` unless ``db`` has these columns in these tables."""
+    for table, names in wanted.items():
+        found = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+        if missing := [name for name in names if name not in found]:
+            raise BadFile(db.what, f"{db.path} without {table}.{missing[0]}", db.do)
+
+
+def read_parquet(path: Place, what: str, do: str) -> list[dict[str, Any]]:
+    """The rows of a Parquet file. It is opened here, not by its name: ``a:b.parquet`` would be taken for an address."""
+    regular(path, what, do, TABLE)
+    with reading(what, path, do), open(path, "rb") as file:
+        import pyarrow.parquet as pq
+
+        table = pq.ParquetFile(file)
+        size = sum(table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups))
+        if table.metadata.num_rows > ROWS or size > UNPACKED:
+            got = f"{path} of {table.metadata.num_rows} rows and {size} bytes"
+            raise BadFile(f"{what} of at most {ROWS} rows and {UNPACKED} bytes", got, do)
+        rows: list[dict[str, Any]] = table.read().to_pylist()
+    return rows
+
+
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """The rows as one Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open(path, "wb") as file:
+        pq.write_table(pa.Table.from_pylist(list(rows)), file)
