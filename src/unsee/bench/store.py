@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BadFile, UserError
 from ..files import whole
+from ..pictures import save_png
 from ..types import Outcome, Prompt, Record, Sample, Verdict
 from .plan import Cell, Suite
 
@@ -312,7 +313,7 @@ class Store:
 
     def _put_image(self, image: Image) -> str:
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, format="PNG")
+        save_png(image, buffer)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
         path = self.path(digest)
         if not path.exists():

@@ -16,7 +16,7 @@ import torch
 
 from ..judges.picto import network, pixels
 from ..picto import WEIGHTS
-from .base import metric
+from .base import metric, of_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +38,8 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 class PictoPerceptual:
-    """``(images, twins)`` → preservation: 1 is the same picture, 0 as far as any other; it can fall below 0.
+    """``(images, twins)`` → preservation: 1 is the same picture, 0 as far as any other; it can fall below 0. None
+    where either is no picture.
 
     Formula: 1 − d(image, undefended twin) / mean d of unrelated images.
     """
@@ -50,10 +51,10 @@ class PictoPerceptual:
     def __init__(self) -> None:
         self.unrelated: float = json.loads((WEIGHTS / "metrics.json").read_text())["unrelated_distance"]
 
-    def distance(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
-        return distance(pixels(images), pixels(twins)).tolist()
+    def distance(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float | None]:
+        return of_pictures(lambda a, b: distance(pixels(a), pixels(b)).tolist(), images, twins)
 
-    def preservation(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
-        return [1 - d / self.unrelated for d in self.distance(images, twins)]
+    def preservation(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float | None]:
+        return [None if d is None else 1 - d / self.unrelated for d in self.distance(images, twins)]
 
     __call__ = preservation
