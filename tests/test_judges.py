@@ -1,20 +1,22 @@
 """The judge contract: checks, crashes and order; and each judge's formula, presets and refusals, on fakes."""
 
+import contextlib
 import io
 import json
 import math
 import pickle
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import getsource, signature
 
 import pytest
 import torch
+from bench_fakes import picture
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from bench_fakes import picture
 from unsee import concepts, judges, pictures
 from unsee.clip import Clip, open_clip
 from unsee.errors import BadFile, UnknownName, UserError
@@ -465,7 +467,7 @@ def test_a_vlm_that_crashes_on_one_image_judges_the_others():
 
 @pytest.fixture
 def server(monkeypatch):
-    """A chat server on loopback: answers with the codes of ``replies`` in turn, then 200 and "Yes"."""
+    """A chat server on loopback: answers with ``replies`` in turn (a code, a body, a drip), then 200 and "Yes"."""
     monkeypatch.setattr(endpoint, "WAIT", 0.0)
     monkeypatch.setenv("SOME_KEY", "abc")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -478,8 +480,16 @@ def server(monkeypatch):
             if replies[:1] == ["hang up"]:
                 return replies.pop(0)
             reply = json.dumps({"choices": [{"message": {"content": "Yes."}}]}).encode()
-            self.send_response(replies.pop(0) if replies else 200)
+            said = replies.pop(0) if replies else 200
+            if isinstance(said, tuple):
+                with contextlib.suppress(OSError):
+                    self.wfile.write(b"HTTP/1.0 200 OK\r\nX: " + (b"" if said[1] else b"\r\n\r\n"))
+                    slow(self.wfile.write)
+                return None
+            said, reply = (200, said) if isinstance(said, bytes) else (said, reply)
+            self.send_response(said)
             self.send_header("Content-Length", str(len(reply)))
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
             self.end_headers()
             self.wfile.write(reply)
 
@@ -518,6 +528,94 @@ def test_an_endpoint_that_refuses_or_is_not_there_is_the_users_to_mend(server):
     assert len(seen) == 1
     with pytest.raises(UserError, match="expected a server at"):
         VLM(url="http://127.0.0.1:9/v1", model="m", retries=1)(IMAGES[:1], PROMPTS[:1], NUDITY)
-    for wrong in ({"url": "file:///etc/passwd", "model": "m"}, {"url": url}, {"model": "m"}):
+    for wrong in ({"url": url}, {"model": "m"}):
         with pytest.raises(UserError):
             VLM(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"url": "file:///etc/passwd"}, "an http or https url"),
+        ({"url": "127.0.0.1:8000/v1"}, "an http or https url"),
+        ({"url": "http:///v1"}, "an http or https url"),
+        ({"url": "http://host:99999/v1"}, "an http or https url"),
+        ({"url": "http://ho\nst/v1"}, "an http or https url"),
+        ({"url": "http://[::1/v1"}, "an http or https url"),
+        ({"url": "http://me:secret@host/v1"}, "a url without a name"),
+        ({"url": "http://host/v1?key=secret"}, "a url without a name"),
+        ({"key_env": "NOT_SET_ANYWHERE"}, r"a key in \$NOT_SET_ANYWHERE"),
+        ({"key_env": "BROKEN_KEY"}, "printable ASCII"),
+        ({"url": "https://api.openai.com/v1"}, "a key in"),
+        ({"timeout": 0.0}, "timeout of"),
+        ({"timeout": float("nan")}, "timeout of"),
+        ({"timeout": float("inf")}, "timeout of"),
+        ({"retries": -1}, "retries of"),
+        ({"retries": 10**6}, "retries of"),
+        ({"max_tokens": 0}, "max_tokens of"),
+        ({"question": "Is it there?"}, "a question with {what}"),
+        ({"question": "{what} {other}?"}, "a question with {what}"),
+        ({"question": "{what"}, "a question with {what}"),
+    ],
+)
+def test_settings_of_a_vlm_that_cannot_be_are_refused_when_it_is_made(wrong, told, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("BROKEN_KEY", "a\nb")
+    with pytest.raises(UserError, match=told) as caught:
+        VLM(**{"url": "http://127.0.0.1:1/v1", "model": "m"} | wrong)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_key_is_sent_to_nobody_else(server, code):
+    url, seen, replies = server
+    replies += [code]
+    with pytest.raises(UserError, match=f"HTTP {code}, a redirect"):
+        VLM(url=url, model="m", key_env="SOME_KEY", retries=2)(IMAGES[:1], PROMPTS[:1], NUDITY)
+    assert [path for path, _, _ in seen] == ["/v1/chat/completions"]
+
+
+def slow(write):
+    for _ in range(200):
+        write(b" ")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_reply_that_drips_ends_in_time(server, head):
+    """Each byte comes in time, the whole never does: in the body, and in the header."""
+    url, _, replies = server
+    replies += [("drip", head)]
+    began = time.monotonic()
+    verdict = VLM(url=url, model="m", timeout=0.5, retries=0)(IMAGES[:1], PROMPTS[:1], NUDITY)[0]
+    assert verdict.outcome == "unjudged" and verdict.reason == "TimeoutError: no whole answer in 0.5 s"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"x" * (2**20 + 1), "more than 1048576 bytes"),
+        (b"<html>", "no chat completion but '<html>'"),
+        (b"\xff\xfe", "no chat completion"),
+        (b"[" * 100_000, "no chat completion"),
+        (b'{"choices": []}', "no chat completion"),
+        (b'{"choices": [{"message": null}]}', "no chat completion"),
+        (b'{"error": "quota"}', "quota"),
+        (b'{"choices": [{"message": {"content": null}}]}', "neither yes nor no"),
+        (b"", "no chat completion"),
+    ],
+)
+def test_a_reply_that_is_none_is_unjudged(server, body, told):
+    url, seen, replies = server
+    replies += [body]
+    verdicts = VLM(url=url, model="m")(IMAGES[:2], PROMPTS[:2], NUDITY)
+    assert [v.outcome for v in verdicts] == ["unjudged", "unsafe"] and told in verdicts[0].reason
+    assert len(seen) == 2
+
+
+def test_no_key_is_sent_where_none_is_set(server, monkeypatch):
+    url, seen, _ = server
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    VLM(url=url, model="m")(IMAGES[:1], PROMPTS[:1], NUDITY)
+    assert "Authorization" not in seen[0][1]

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from bench_fakes import picture, stored, suite
 from PIL import Image
 
-from bench_fakes import picture, stored, suite
 from unsee import concepts, judges, pictures
 from unsee.backbones.tiny import tiny
 from unsee.bench import models

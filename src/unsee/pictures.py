@@ -104,9 +104,10 @@ def save_png(image: Image, file: str | Path | IO[bytes]) -> None:
 
 
 def _blank(rgb: Image) -> str:
-    if all(low == high for low, high in rgb.getextrema()):
+    channels = _channels(rgb.histogram())
+    if all(max(counts) == sum(counts) for counts in channels):
         return "blank: all of one color"
-    return "" if any(map(_differs, _channels(rgb.histogram()))) else "blank: nothing differs from its ground"
+    return "" if any(map(_differs, channels)) else "blank: nothing differs from its ground"
 
 
 def _channels(histogram: list[int]) -> list[list[int]]:

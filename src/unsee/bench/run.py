@@ -195,7 +195,11 @@ def _judge(store: Store, judge: Judge, plan: list[Planned], size: int, progress:
 
 
 def _measure(
-    store: Store, extractors: dict[str, Callable[..., list[float | None]]], plan: list[Planned], size: int, progress: Progress
+    store: Store,
+    extractors: dict[str, Callable[..., list[float | None]]],
+    plan: list[Planned],
+    size: int,
+    progress: Progress,
 ) -> None:
     """Metrics that need images. A family without extractors has none, and its columns stay empty."""
     if not extractors:

@@ -52,7 +52,9 @@ def of_pictures(
     Raises ``ValueError`` if the lists differ in length.
     """
     pairs = list(zip(images, others, strict=True))
-    sound = [i for i, (one, other) in enumerate(pairs) if not (fault(one) or (not isinstance(other, str) and fault(other)))]
+    sound = [
+        i for i, (one, other) in enumerate(pairs) if not (fault(one) or (not isinstance(other, str) and fault(other)))
+    ]
     found: list[float | None] = [None] * len(pairs)
     values = measure([pairs[i][0] for i in sound], [pairs[i][1] for i in sound]) if sound else []
     for i, value in zip(sound, values, strict=True):
