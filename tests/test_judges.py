@@ -498,7 +498,7 @@ def server(monkeypatch):
 
     seen, replies = [], []
     http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}/v1", seen, replies
     http.shutdown()
     http.server_close()
