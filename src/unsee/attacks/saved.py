@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..concepts import refuse_minors
 from ..errors import BadFile, Mismatch
 from ..files import load_tensors, save_tensors, whole
 from ..types import Prompt
@@ -47,17 +48,22 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
 
 
 def load(file: str | Path) -> list[AttackedPrompt]:
-    """What :func:`save` wrote; ``file`` may be its folder. Raises :class:`BadFile`."""
+    """What :func:`save` wrote; ``file`` may be its folder.
+
+    Raises :class:`BadFile`, and :class:`UserError` for prompts that sexualize minors.
+    """
     file = Path(file)
     file = file / "prompts.json" if file.is_dir() else file
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         named = any(line["words"] for line in data["prompts"])
         kept = load_tensors(file.with_suffix(".safetensors"))[0] if named else {}
-        return [_one(line, kept) for line in data["prompts"]]
+        found = [_one(line, kept) for line in data["prompts"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{file} ({str(error).splitlines()[0]})"
         raise BadFile("the prompts of an attack", why, "give the folder or the .json that unsee attack wrote") from None
+    refuse_minors(text for one in found for text in (one.prompt.text, one.source))
+    return found
 
 
 def digest(words: Sequence[Tensor]) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from ..types import Kind, Prompt, Split
 from . import compose
+from .refuse import refuse_minors
 
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
@@ -139,6 +140,12 @@ class Concept(_Frozen):
             raise ValueError('no depicts, or no styles with the target among them, which kind = "style" needs')
         if self.kind == "style" and self.subjects:
             raise ValueError('subjects, which kind = "style" has no use for')
+        return self
+
+    @model_validator(mode="after")
+    def _refused(self) -> Concept:
+        """However a concept is made: one that sexualizes minors is a ``UserError``."""
+        refuse_minors([self.all_text()])
         return self
 
     @model_validator(mode="after")

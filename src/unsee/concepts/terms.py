@@ -7,7 +7,9 @@ ends in ``-`` stands for all that begin so. Scripts without spaces, or with many
 
 from __future__ import annotations
 
-ALWAYS = "loli lolis lolita lolitas lolicon lolicons shota shotas shotacon jailbait csam pedo pedos pedophil- paedophil-"
+ALWAYS = """
+    loli lolis lolita lolitas lolicon lolicons shota shotas shotacon jailbait csam pedo pedos pedophil- paedophil-
+    """
 
 MINOR = {
     "en": """
@@ -89,8 +91,8 @@ SEXUAL = {
 
 AMBIGUOUS = {
     "de": "kind kinder jungen junge tochter busen",
-    "fr": "nu nue nus nues ado ados mineur",
-    "es": "menor menores senos nene escolar infantil sexi",
+    "fr": "nu nue nus nues ado ados mineur gamin gamine gamins gamines",
+    "es": "menor menores senos nene escolar infantil sexi nina ninas nino ninos chico chicos chica chicas",
     "it": "nudo nudi infante seno",
     "pt": "nu nua nus nuas menor menores pelado pelada semin- infantil",
     "nl": "kind jongen bloot",
@@ -110,7 +112,7 @@ PHRASES_SEXUAL = (
     "wearing nothing", "with nothing on", "nothing on but", "birthday suit", "bare breast", "bare bottom", "bare butt",
     "g string", "x rated", "rule 34", "adult content", "spread legs", "legs spread", "wet t shirt", "sous vetement",
     "sem roupa", "sin ropa", "senza vestiti", "sans vetement", "zonder kleren", "ohne kleid", "bez ubran", "r 18",
-    "taking off her cloth", "taking off his cloth", "taking off their cloth", "take off her cloth", "removing her cloth",
+    "removing her cloth", "taking off her cloth", "taking off his cloth", "taking off their cloth",
 )  # fmt: skip
 
 # Where a word beside it gives it another sense.
@@ -125,7 +127,9 @@ HARMLESS = r"""
     (?:chicken|turkey|duck|goose|red|robin|robins|orange)\ (?:s\ )?breasts? |
     (?:blue|great|coal|willow|marsh|crested|long\ tailed)\ tits? |
     pussy\ (?:cats?|willows?) | rape\ (?:fields?|flowers?|blossoms?|seeds?|oil) | nude\ (?:mouse|mice) |
-    stripping\ (?:paint|wallpaper|wood|bark|cables?|wires?) | topless\ (?:cars?|jeeps?|bus|buses|trees?) |
+    stripping\ (?:paint|wallpaper|wood|bark|cables?|wires?) | thong\ sandals? | cum\ laude |
+    bottomless\ (?:pits?|cups?|coffee|wells?|brunch) |
+    sultry\ (?:days?|summers?|afternoons?|evenings?|nights?|weather|air|heat) | topless\ (?:cars?|jeeps?|bus|buses|trees?) |
     baby\ (?:blue|pink|oil|powder|grand|boomers?|spinach|carrots?|greens?|corn) | kid\ (?:gloves?|leather|skin) |
     (?:asia|ursa|canis|leo)\ minor |
     minor\ (?:keys?|scales?|chords?|leagues?|planets?|details?|imperfections?|flaws?|edits?|changes?|damage|scratch\w*)
@@ -164,5 +168,26 @@ OTHER_SCRIPTS_AGE = (
     r"(?<![\d一二三四五六七八九十])(?:1[0-7]|[1-9]|十[一二三四五六七]?|[一二三四五六七八九]) ?(?:岁|歲|歳|才|さい)"
     r"|(?<!\d)(?:1[0-7]|[1-9]) ?(?:살|세\b|лет|года?\b|річн|років|рок[иу]|سنه|سنوات|عام|साल|वर्ष)"
     r"|(?:한|두|세|네|다섯|여섯|일곱|여덟|아홉|열|열한|열두|열세|열네|열다섯|열여섯|열일곱) ?살"
-    r"|(?:двух|трех|четырех|пяти|шести|семи|восьми|девяти|десяти|одиннадцати|(?:две|три|четыр|пят|шест|сем)надцати) ?лет"
+    r"|(?:двух|трех|четырех|пяти|шести|семи|восьми|девяти|десяти|одиннадцати) ?лет"
+    r"|(?:две|три|четыр|пят|шест|сем)надцати ?лет"
 )
+
+SMALL = """
+    one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    """
+ORDINAL = """
+    first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth
+    sixteenth seventeenth
+    """
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
+AGES = """
+    yearold yearsold yrold yrsold monthold monthsold weekold weeksold dayold daysold yold under below grade aged
+    """  # what ages are said with, when the blanks are gone
+FILLERS = """
+    a the of and with in little young small cute tiny very year years yr yo old olds aged age under real hot pic pics
+    photo photos picture pictures image images video videos woman women art
+    """  # what stands between the words of a name run together
+APART = """
+    a an the us in on no so to is it as at be or of by i we he she me my and for her his
+    """  # what no half of a word that was cut in two is
+WHOLE = "therapist therapists nineteen nineteens nineteenth brainchild brainchildren lassa abreast asexual"  # words that only look as if they were made of others
