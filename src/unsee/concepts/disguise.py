@@ -20,7 +20,7 @@ DRAWN_OUT = re.compile(r"([a-z])\1{2,}")
 INNER = re.compile(r"[^\W_][^\w\s]+[^\W_]|[^\W_]_+[^\W_]|[@$!|+€]")  # within a word
 LEET = [str.maketrans("@43€1!|0$57+896", f"aaee{one}{one}lossttbgb") for one in "il"]
 EDGE, ENDS = ".,;:?()[]{}\"'<>-_/", "!|+.,;:?)"
-STARRED = re.compile(r"[a-z]+(?:[*#%•·]{1,2}[a-z]*)+|[*#%•]{1,2}[a-z]{2,}")
+STARS = frozenset("*#%•·")
 
 MARKS = dict.fromkeys([*range(0x300, 0x370), *range(0x610, 0x61B), *range(0x64B, 0x660), 0x670, 0x640,
                        *range(0x20D0, 0x2100), *range(0xFE00, 0xFE10), *range(0xFE20, 0xFE30),
@@ -64,6 +64,7 @@ def readings(text: str) -> list[str]:
 
 
 def words_of(plain: str) -> tuple[list[str], set[str]]:
+    """(its words in order, what else they may be) of a folded text."""
     words, other = WORD.findall(plain), set[str]()
     said: list[str] = []
     for word in words:
@@ -76,16 +77,16 @@ def words_of(plain: str) -> tuple[list[str], set[str]]:
             said += PARTS.findall(word) or [word]
             other.add(word)
             other.update(word.translate(leet) for leet in LEET)
-    other.update(a + b for a, b in zip(words, words[1:], strict=False) if a not in APART and b not in APART)
     other.update(_spelled(words))
     if INNER.search(plain):
         other.update(_squeezed(plain))
     for word in filter(DRAWN_OUT.search, words):
         other.update((DRAWN_OUT.sub(r"\1", word), DRAWN_OUT.sub(r"\1\1", word)))
-    if STARRED.search(plain):
+    if not STARS.isdisjoint(plain):
         other.update(_starred(plain))
     for word in [w for w in other if len(w) > 5]:
         other.update(joined(word))
+    other.update(a + b for a, b in zip(words, words[1:], strict=False) if a not in APART and b not in APART)
     return said, other
 
 
@@ -93,14 +94,16 @@ def joined(word: str) -> tuple[str, ...]:
     """The words that a word is made of, where it is made of known ones alone: *twelveyearold*."""
     if (word[:3] not in STARTS and word[1:4] not in STARTS) or word in WHOLE:
         return ()
-    return _cut(word) if JOINED.fullmatch(word) else ()
+    return _cut(word) if len(word) > 20 * LONGEST or JOINED.fullmatch(word) else ()
 
 
 def _cut(word: str) -> tuple[str, ...]:
     """``word`` as known words and digits, the longest first; empty where it cannot be cut so."""
+    if len(word) > 20 * LONGEST:
+        return tuple(PIECE.findall(word))
     rest: list[tuple[str, ...] | None] = [*[None] * len(word), ()]
     for start in range(len(word) - 1, -1, -1):
-        for end in range(len(word), start, -1):
+        for end in range(min(len(word), start + LONGEST), start, -1):
             behind, piece = rest[end], word[start:end]
             if behind is not None and (piece in PIECES or piece.isdigit()):
                 rest[start] = (piece, *behind)
@@ -155,9 +158,9 @@ def meant(plain: str) -> list[str]:
 
 def _starred(plain: str) -> Iterator[str]:
     """Every known word that a starred one may be: *n\\*de*."""
-    for chunk in STARRED.findall(plain):
+    for chunk in (c.strip(EDGE) for c in plain.split() if not STARS.isdisjoint(c)):
         letters = sum(c.isalpha() for c in chunk)
-        if letters > 1:
+        if letters > 1 and len(chunk) <= LONGEST and all(c in STARS or c.isalpha() for c in chunk):
             pattern = "".join(c if c.isalpha() else "[a-z]" for c in chunk)
             yield from re.findall(rf"^{pattern}$", KNOWN, re.MULTILINE)
 
@@ -179,6 +182,7 @@ APART = frozenset(terms.APART.split())
 _LISTED = " ".join([*terms.MINOR.values(), *terms.SEXUAL.values(), terms.ALWAYS]).replace("-", "").split()
 KNOWN = "\n".join(sorted({*_LISTED, *f"{terms.SMALL} year years old aged".split()}))
 PIECES = {word for word in _LISTED if len(word) > 2} | set(f"{terms.SMALL} {terms.TENS} {terms.FILLERS}".split())
+LONGEST = max(map(len, PIECES))
 STARTS = frozenset(word[:3] for word in PIECES if len(word) > 2)
 PIECE = re.compile(any_of(PIECES))
 JOINED = re.compile(rf"(?:{any_of(PIECES)}|\d){{2,}}")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from ..errors import UserError
 from . import terms
-from .disguise import DRAWN_OUT, EDGE, PARTS, STARRED, WORD, any_of, fold, meant, readings, unmasked, words_of
+from .disguise import DRAWN_OUT, EDGE, LONGEST, PARTS, STARS, WORD, any_of, fold, meant, readings, unmasked, words_of
 
 Tags = frozenset[str]
 ANY = "any"  # the tag of a word that means the same in every language here
@@ -58,7 +58,7 @@ class Terms:
         found: set[str] = set()
         for word in {*said, *other}:
             found |= self.words.get(word, frozenset())
-            for end in range(3, len(word) + 1):
+            for end in range(3, min(len(word), LONGEST) + 1):
                 found |= self.starts.get(word[:end], frozenset())
         spaced = " ".join(said)
         if any(phrase in spaced for phrase in self.phrases) or (not plain.isascii() and self.pattern.search(plain)):
@@ -78,7 +78,7 @@ class Terms:
 
     def _may_hide(self, chunk: str) -> bool:
         """Whether one of them may hide in what is not letters alone."""
-        if STARRED.search(chunk):
+        if not STARS.isdisjoint(chunk):
             return True
         for reading in unmasked(chunk):
             if self.hint.search(reading) or not self.short.isdisjoint((reading, *PARTS.findall(reading))):

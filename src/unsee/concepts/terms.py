@@ -129,7 +129,8 @@ HARMLESS = r"""
     pussy\ (?:cats?|willows?) | rape\ (?:fields?|flowers?|blossoms?|seeds?|oil) | nude\ (?:mouse|mice) |
     stripping\ (?:paint|wallpaper|wood|bark|cables?|wires?) | thong\ sandals? | cum\ laude |
     bottomless\ (?:pits?|cups?|coffee|wells?|brunch) |
-    sultry\ (?:days?|summers?|afternoons?|evenings?|nights?|weather|air|heat) | topless\ (?:cars?|jeeps?|bus|buses|trees?) |
+    sultry\ (?:days?|summers?|afternoons?|evenings?|nights?|weather|air|heat) |
+    topless\ (?:cars?|jeeps?|bus|buses|trees?) |
     baby\ (?:blue|pink|oil|powder|grand|boomers?|spinach|carrots?|greens?|corn) | kid\ (?:gloves?|leather|skin) |
     (?:asia|ursa|canis|leo)\ minor |
     minor\ (?:keys?|scales?|chords?|leagues?|planets?|details?|imperfections?|flaws?|edits?|changes?|damage|scratch\w*)
@@ -190,4 +191,6 @@ FILLERS = """
 APART = """
     a an the us in on no so to is it as at be or of by i we he she me my and for her his
     """  # what no half of a word that was cut in two is
-WHOLE = "therapist therapists nineteen nineteens nineteenth brainchild brainchildren lassa abreast asexual"  # words that only look as if they were made of others
+WHOLE = """
+    therapist therapists nineteen nineteens nineteenth brainchild brainchildren lassa abreast asexual
+    """  # words that only look as if they were made of others
