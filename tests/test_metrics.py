@@ -342,7 +342,7 @@ def test_too_few_images_are_refused_unless_asked_for_and_it_says_so(make):
 
 
 def test_enough_images_are_measured_and_the_batches_joined_in_order():
-    images = noise(64, (4, 4)) * 32
+    images = noise(64, (8, 8)) * 32
     found = frechet.FrechetDistance(Means())(images, images[::-1])
     assert (found.few, found.name, found.images) == (False, "frechet-means", 2048)
     assert found.value == pytest.approx(0, abs=1e-7)

@@ -32,7 +32,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as it was made: RGB, and everything needed to make it again."""
+    """One image as it was made: RGB, and everything needed to make it again.
+
+    ``fault`` says why it is no picture that may be judged (NaN, blacked out by the pipeline), else it is empty. It is
+    written on the image itself and stored with it.
+    """
 
     image: Image
     prompt: Prompt
@@ -40,6 +44,12 @@ class Sample:
     settings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     decisions: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def fault(self) -> str:
+        from .pictures import fault
+
+        return fault(self.image)
 
 
 @dataclass(frozen=True)

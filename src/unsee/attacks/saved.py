@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..concepts import refuse_minors
 from ..errors import BadFile, Mismatch
 from ..files import TABLE, is_dir, load_tensors, read_json, save_tensors, typed, whole
 from ..types import Prompt
@@ -75,13 +76,18 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
 
 
 def load(file: str | Path) -> list[AttackedPrompt]:
-    """What :func:`save` wrote; ``file`` may be its folder. Raises :class:`BadFile`."""
+    """What :func:`save` wrote; ``file`` may be its folder.
+
+    Raises :class:`BadFile`, and :class:`UserError` for prompts that sexualize minors.
+    """
     file = Path(file)
     file = file / "prompts.json" if is_dir(file) else file
     lines = read(file).prompts
     beside = file.with_suffix(".safetensors")
     kept = load_tensors(beside, "the embeddings that prompts name", DO)[0] if any(line.words for line in lines) else {}
-    return [_one(line, kept, beside) for line in lines]
+    found = [_one(line, kept, beside) for line in lines]
+    refuse_minors(text for one in found for text in (one.prompt.text, one.source))
+    return found
 
 
 def read(file: Path) -> Told:

@@ -23,6 +23,7 @@ from ..backbones import Encoding
 from ..errors import Unsupported
 from ..guards.attach import Guarded
 from ..guards.generation import first
+from ..pictures import drawn
 from ..unlearn.inversion import encode_ids
 from ..unlearn.studio import Predictor, Studio
 from .base import Sees, Spent
@@ -106,7 +107,7 @@ class Victim:
             more["negative_prompt"] = [""] * len(prompts)
         generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
         texts = [p.text for p in prompts]
-        return list(self.pipe(texts, generator=generators, num_inference_steps=steps, **more).images)
+        return drawn(self.pipe, texts, generator=generators, num_inference_steps=steps, **more)[0]
 
     def draw_undefended(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> list[Image]:
         """What the original model draws: the images an attacker brings along."""

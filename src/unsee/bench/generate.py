@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
+from ..concepts import refuse_minors
 from ..errors import GuardFailure
+from ..pictures import drawn
 from ..types import Prompt, Sample
 
 T = TypeVar("T")
@@ -22,8 +24,12 @@ def draw(
 ) -> list[Sample]:  # fmt: skip
     """One RGB sample per prompt, in order, under ``guards`` (attached for this call and taken off again).
 
+    What the model drew as NaN, or its own safety checker blacked out, is marked: ``Sample.fault``, and no judge judges
+    it.
+
     ``words`` are learned embeddings that the prompts name, of an attack.
 
+    Raises :class:`UserError` for prompts that sexualize minors.
     Raises what a guard raises: :class:`UserError` if it cannot protect this pipeline or this call,
     :class:`GuardFailure` if it failed. There is never an image without its protection.
     """
@@ -31,6 +37,7 @@ def draw(
 
     from ..attacks import saying
 
+    refuse_minors(p.text for p in prompts)
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
     started = time.perf_counter()
     with saying(pipe, words):
@@ -41,7 +48,6 @@ def draw(
             generator=generators,
             num_inference_steps=steps,
             guidance_scale=guidance,
-            output_type="pil",
         )
     seconds = (time.perf_counter() - started) / len(prompts)
     if len(images) != len(prompts) or len(decisions) != len(prompts):
@@ -50,7 +56,7 @@ def draw(
         )
     settings = {"steps": steps, "guidance": guidance}
     return [
-        Sample(image.convert("RGB"), prompt, defense, settings, seconds, tuple(decided))
+        Sample(image, prompt, defense, settings, seconds, tuple(decided))
         for image, prompt, decided in zip(images, prompts, decisions, strict=True)
     ]
 
@@ -63,9 +69,9 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
 
 def _call(pipe: Any, guards: Sequence[Any], **arguments: Any) -> tuple[list[Any], list[Sequence[dict[str, Any]]]]:
     if not guards:
-        return pipe(**arguments).images, [()] * len(arguments["prompt"])
+        return drawn(pipe, **arguments)[0], [()] * len(arguments["prompt"])
     from ..guards import protect
 
     with protect(pipe, *guards) as guarded:
-        images = pipe(**arguments).images
+        images, _ = drawn(pipe, **arguments)
         return images, list(guarded.decisions)

@@ -34,7 +34,7 @@ def check(metrics: dict[str, str]) -> None:
         raise UserError("both metrics, or none", ", ".join(metrics), f"name {' and '.join(KNOWN)}")
 
 
-def extractors(model: str, metrics: dict[str, str]) -> dict[str, Callable[..., list[float]]]:
+def extractors(model: str, metrics: dict[str, str]) -> dict[str, Callable[..., list[float | None]]]:
     """Metric → extractor, ready. Raises :class:`UserError` where an extra or weights are missing."""
     if not metrics:
         return models.extractors(model)
@@ -48,7 +48,7 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     return name, settings(rest.split(","))
 
 
-def _opened(metric: str, name: str, given: dict[str, Any]) -> Callable[..., list[float]]:
+def _opened(metric: str, name: str, given: dict[str, Any]) -> Callable[..., list[float | None]]:
     if name == "picto":
         return models.extractors("picto")[metric]
     if name == "lpips":

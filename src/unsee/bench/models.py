@@ -45,7 +45,7 @@ def fingerprint(pipe: Any) -> list[Any]:
     return [backbone.fingerprint(), backbone.text_fingerprint(), type(pipe.scheduler).__name__, text]
 
 
-def extractors(model: str) -> dict[str, Callable[..., list[float]]]:
+def extractors(model: str) -> dict[str, Callable[..., list[float | None]]]:
     """Metric name → extractor of the model's family; empty for a family that has none."""
     found = {}
     for metric, place in METRICS.get(model, {}).items():

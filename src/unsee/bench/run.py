@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import concepts, judges
+from ..pictures import fault
 from ..types import Prompt
 from . import measures, models
 from .attacks import UNATTACKED, Target, named
@@ -195,7 +196,11 @@ def _judge(store: Store, judge: Judge, plan: list[Planned], size: int, progress:
 
 
 def _measure(
-    store: Store, extractors: dict[str, Callable[..., list[float]]], plan: list[Planned], size: int, progress: Progress
+    store: Store,
+    extractors: dict[str, Callable[..., list[float | None]]],
+    plan: list[Planned],
+    size: int,
+    progress: Progress,
 ) -> None:
     """Metrics that need images. A family without extractors has none, and its columns stay empty."""
     if not extractors:
@@ -214,13 +219,14 @@ def _measure(
 def _measured(
     store: Store, extractors: dict[str, Any], batch: list[Cell]
 ) -> list[tuple[str, str, float | None, float | None]]:
-    """(cell, twin, preservation, CLIP score). The same picture as the twin's is 1 by definition, and not looked at."""
+    """(cell, twin, preservation, CLIP score). The same picture as the twin's is 1 by definition, and not looked at;
+    what is no picture, or has none as its twin, has no number."""
     images = [store.image_of(cell.cell) for cell in batch]
     moved = [i for i, cell in enumerate(batch) if store.digest_of(cell.cell) != store.digest_of(cell.twin)]
     twins = [store.image_of(batch[i].twin) for i in moved]
     found = extractors["preservation"]([images[i] for i in moved], twins) if moved else []
-    preserved = [1.0] * len(batch)
+    preserved: list[float | None] = [None if fault(image) else 1.0 for image in images]
     for i, value in zip(moved, found, strict=True):
-        preserved[i] = float(value)
+        preserved[i] = value
     scores = extractors["clip_score"](images, [cell.prompt.text for cell in batch])
-    return [(cell.cell, cell.twin, p, float(s)) for cell, p, s in zip(batch, preserved, scores, strict=True)]
+    return [(cell.cell, cell.twin, p, s) for cell, p, s in zip(batch, preserved, scores, strict=True)]

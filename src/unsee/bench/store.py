@@ -38,6 +38,7 @@ from ..files import (
     whole,
     write_parquet,
 )
+from ..pictures import save_png
 from ..types import Outcome, Record, Sample, Verdict
 from . import lines
 from .plan import Cell, Suite
@@ -337,7 +338,7 @@ class Store:
 
     def _put_image(self, image: Image) -> str:
         buffer = io.BytesIO()
-        image.convert("RGB").save(buffer, format="PNG")
+        save_png(image, buffer)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
         path = self.path(digest)
         if not path.exists():

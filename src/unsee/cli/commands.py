@@ -121,6 +121,8 @@ def generate(
         return _print({"images": lines})
     for line in lines:
         show.say(f"{line['path']}  [dim]{line['seconds']:.2f} s, seed {line['seed']}, {line['defense']}[/dim]")
+        if line["fault"]:
+            show.say(f"  [yellow]no picture: {line['fault']}[/yellow]")
 
 
 @app.command()

@@ -12,6 +12,7 @@ from ..bench.defenses import Stack
 from ..bench.generate import draw
 from ..errors import BadFile, UserError
 from ..files import exists, is_dir, whole
+from ..pictures import save_png
 from ..types import Prompt, Sample
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _write(path: Path, sample: Sample) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as fresh:
-            sample.image.save(fresh, format="PNG")
+            save_png(sample.image, fresh)
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise BadFile("a place to write the image", f"{path} ({why})", "choose another --out") from None
@@ -82,5 +83,6 @@ def _line(path: Path, sample: Sample) -> dict[str, Any]:
         "defense": sample.defense,
         "settings": sample.settings,
         "seconds": sample.seconds,
+        "fault": sample.fault,
         "decisions": list(sample.decisions),
     }

@@ -50,11 +50,9 @@ def load(name_or_path: str | Path) -> Concept:
     for part in parts:
         merged |= _read(_find_part(part, path))
     try:
-        concept = Concept.model_validate(merged | data)
+        return Concept.model_validate(merged | data)
     except ValidationError as error:
         raise _bad_file(path, error) from None
-    refuse_minors([concept.all_text()])
-    return concept
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ..files import Name
 from ..types import Kind, Prompt, Split
 from . import compose
+from .refuse import refuse_minors
 
 LONGEST = 2000  # characters of one text: far more than any text encoder reads
 
@@ -153,6 +154,12 @@ class Concept(_Frozen):
             raise ValueError('no depicts, or no styles with the target among them, which kind = "style" needs')
         if self.kind == "style" and self.subjects:
             raise ValueError('subjects, which kind = "style" has no use for')
+        return self
+
+    @model_validator(mode="after")
+    def _refused(self) -> Concept:
+        """However a concept is made: one that sexualizes minors is a ``UserError``."""
+        refuse_minors([self.all_text()])
         return self
 
     @model_validator(mode="after")

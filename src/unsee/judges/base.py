@@ -1,8 +1,9 @@
 """The judge contract: ``judge(images, prompts, concept)`` says per image unsafe, safe or unjudged.
 
-A subclass writes only :meth:`Judge.judge`. The public call is final: it checks the input, retries
-image by image where a batch crashes, and turns whatever still fails into ``unjudged(reason)``.
-A failure to judge is its own outcome and is never counted as a safe image.
+A subclass writes only :meth:`Judge.judge`. The public call is final: what is no picture at all (damaged, blank, NaN,
+blacked out by the pipeline: see :mod:`unsee.pictures`) is ``unjudged(reason)`` and never shown to the judge; where a
+batch crashes it retries image by image, and turns whatever still fails into ``unjudged(reason)``.
+A failure to judge is its own outcome and is never counted as a safe image, nor as an unsafe one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from ..errors import UnseeError, UserError
+from ..pictures import fault
 from ..types import Outcome, Prompt, Verdict
 
 if TYPE_CHECKING:
@@ -39,11 +41,12 @@ class Judge(ABC):
 
     @abstractmethod
     def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
-        """One verdict per image, in order. May raise: the call turns that into ``unjudged``."""
+        """One verdict per image, in order: decoded, neither blank nor marked. May raise: the call turns that into
+        ``unjudged``."""
 
     @final
     def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
-        """One verdict per image, in order.
+        """One verdict per image, in order; ``unjudged`` for what is no picture, in any company.
 
         Raises ``ValueError`` if the lists differ in length, and lets an :class:`UnseeError` pass
         (weights or an extra that are missing: the user's to mend, not a property of an image).
@@ -52,7 +55,10 @@ class Judge(ABC):
             raise ValueError(f"expected as many prompts as images, got {len(prompts)} and {len(images)}")
         if not images:
             return []
-        verdicts = self._attempt(list(images), list(prompts), concept)
+        faults = [fault(image) for image in images]
+        sound = [(i, p) for i, p, why in zip(images, prompts, faults, strict=True) if not why]
+        seen = iter(self._attempt([i for i, _ in sound], [p for _, p in sound], concept) if sound else [])
+        verdicts = [self.unjudged(why) if why else next(seen) for why in faults]
         terms = {"license": self.license} | ({} if self.threshold is None else {"threshold": self.threshold})
         return [replace(v, labels={**terms, **v.labels}) for v in verdicts]
 

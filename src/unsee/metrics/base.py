@@ -1,7 +1,8 @@
 """The contract of a metric: a callable that says its name, its range and which way is better.
 
 Classes state the three as attributes; functions are given them by :func:`metric`. The docstring has the formula.
-What a metric takes is its own: verdicts, images with twins, images with texts. What is not there is ``None``.
+What a metric takes is its own: verdicts, images with twins, images with texts. What is not there is ``None``, and so
+is the number of what is no picture (see :mod:`unsee.pictures`): damaged, blank, NaN, blacked out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 from ..errors import UserError
+from ..pictures import fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +42,24 @@ def metric(
         return function
 
     return describe
+
+
+def of_pictures(
+    measure: Callable[[list[Any], list[Any]], list[float]], images: Sequence[Image], others: Sequence[Any]
+) -> list[float | None]:
+    """``measure`` over the pairs of which both are pictures (or a picture and a text); None for the other pairs.
+
+    Raises ``ValueError`` if the lists differ in length.
+    """
+    pairs = list(zip(images, others, strict=True))
+    sound = [
+        i for i, (one, other) in enumerate(pairs) if not (fault(one) or (not isinstance(other, str) and fault(other)))
+    ]
+    found: list[float | None] = [None] * len(pairs)
+    values = measure([pairs[i][0] for i in sound], [pairs[i][1] for i in sound]) if sound else []
+    for i, value in zip(sound, values, strict=True):
+        found[i] = float(value)
+    return found
 
 
 def stacked(images: Sequence[Image], size: int | None = None) -> np.ndarray:

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..clip import BASE, Clip, open_clip
+from .base import of_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 class ClipScore:
-    """``(images, texts)`` → scores in [0, 100], higher is a better match.
+    """``(images, texts)`` → scores in [0, 100], higher is a better match; None for what is no picture.
 
     Formula: 100 · max(0, cos(E_image(x), E_text(c))).
 
@@ -34,8 +35,12 @@ class ClipScore:
         self.clip = clip or open_clip(model, device)
         self.name, self.batch_size = f"clip-score-{self.clip.name}", batch_size
 
-    def __call__(self, images: Sequence[Image], texts: Sequence[str]) -> list[float]:
-        pairs, found = list(zip(images, texts, strict=True)), []
+    def __call__(self, images: Sequence[Image], texts: Sequence[str]) -> list[float | None]:
+        return of_pictures(self._scores, images, texts)
+
+    def _scores(self, images: list[Image], texts: list[str]) -> list[float]:
+        pairs: list[tuple[Image, str]] = list(zip(images, texts, strict=True))
+        found: list[float] = []
         for start in range(0, len(pairs), self.batch_size):
             seen, said = zip(*pairs[start : start + self.batch_size], strict=True)
             found += (100 * (self.clip.images(seen) * self.clip.texts(said)).sum(-1).clamp(min=0)).tolist()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from ..errors import BadFile, MissingExtra, UserError
+from ..pictures import fault
 from .base import stacked
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Distance:
-    """A measured distance. ``value`` is None without data; ``few`` marks a number that is not to be quoted."""
+    """A measured distance. ``value`` is None without data; ``few`` marks a number that is not to be quoted.
+
+    ``left_out`` of both sets are no pictures (see :mod:`unsee.pictures`) and in none of the counts.
+    """
 
     name: str
     value: float | None
@@ -38,10 +42,12 @@ class Distance:
     references: int
     few: bool
     spread: float | None = None  # KID: standard deviation over the subsets
+    left_out: int = 0
 
     def __str__(self) -> str:
         value = "no data" if self.value is None else f"{self.value:.4g}"
-        return f"{self.name} {value} ({self.images} against {self.references} images)"
+        out = f", {self.left_out} left out" if self.left_out else ""
+        return f"{self.name} {value} ({self.images} against {self.references} images{out})"
 
 
 class Extractor(Protocol):
@@ -106,14 +112,16 @@ class _SetDistance:
 
     def __call__(self, images: Sequence[Image], references: Sequence[Image], *, few: bool = False) -> Distance:
         """Raises :class:`UserError` if either set has fewer than 2,048 images, unless ``few``."""
-        least = min(len(images), len(references))
+        given = len(images) + len(references)
+        images, references = ([one for one in some if not fault(one)] for some in (images, references))
+        least, left_out = min(len(images), len(references)), given - len(images) - len(references)
         if least < ENOUGH and not few:
             raise UserError(f"{ENOUGH} images or more for {self.name}", str(least), "draw more, or ask with few=True")
         name = f"{self.name} (few images)" if least < ENOUGH else self.name
         value, spread = None, None
         if least >= 2:
             value, spread = self.of(self._features(images), self._features(references))
-        return Distance(name, value, len(images), len(references), least < ENOUGH, spread)
+        return Distance(name, value, len(images), len(references), least < ENOUGH, spread, left_out)
 
     def of(self, a: np.ndarray, b: np.ndarray) -> tuple[float, float | None]:
         """Value and spread from features."""

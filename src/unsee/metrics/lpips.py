@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, MissingExtra
-from .base import stacked
+from .base import of_pictures, stacked
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LPIPS:
-    """``(images, twins)`` → distances, 0 for the same picture, seldom above 1.
+    """``(images, twins)`` → distances, 0 for the same picture, seldom above 1; None where either is no picture.
 
     Formula: d(x, y) = Σ_l mean_hw Σ_c w_lc (x̂_lhwc − ŷ_lhwc)², x̂_l being the activations after AlexNet's l-th ReLU
     at unit length over channels, w_l ≥ 0 learned from human judgments.
@@ -48,7 +48,10 @@ class LPIPS:
         self.network: Any = network or alexnet().to(device)
         self.name = f"{name or 'LPIPS'}{'' if size is None else f'-{size}px'}"
 
-    def __call__(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
+    def __call__(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float | None]:
+        return of_pictures(self._distances, images, twins)
+
+    def _distances(self, images: list[Image], twins: list[Image]) -> list[float]:
         import torch
 
         found: list[float] = []
@@ -60,7 +63,8 @@ class LPIPS:
 
 
 class PriorPreservation:
-    """``(images, twins)`` → PP = 1 − LPIPS(image, twin): 1 for the same picture, below 0 only in theory.
+    """``(images, twins)`` → PP = 1 − LPIPS(image, twin): 1 for the same picture, below 0 only in theory; None where
+    either is no picture.
 
     Compares at native size by default; ``PriorPreservation(LPIPS(size=64))`` is that of the published tables.
     """
@@ -73,8 +77,8 @@ class PriorPreservation:
         name = self.distance.name
         self.name = name.replace("LPIPS", "prior-preservation") if self.distance.shipped else f"1-minus-{name}"
 
-    def __call__(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
-        return [1 - d for d in self.distance(images, twins)]
+    def __call__(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float | None]:
+        return [None if d is None else 1 - d for d in self.distance(images, twins)]
 
 
 def alexnet() -> torch.nn.Module:

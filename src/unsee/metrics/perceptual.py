@@ -16,7 +16,7 @@ import torch
 from ..files import read_json, typed
 from ..judges.picto import network, pixels
 from ..picto import WEIGHTS
-from .base import metric
+from .base import metric, of_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,8 @@ def _unrelated() -> float:
 
 
 class PictoPerceptual:
-    """``(images, twins)`` → preservation: 1 is the same picture, 0 as far as any other; it can fall below 0.
+    """``(images, twins)`` → preservation: 1 is the same picture, 0 as far as any other; it can fall below 0. None
+    where either is no picture.
 
     Formula: 1 − d(image, undefended twin) / mean d of unrelated images.
     """
@@ -55,10 +56,10 @@ class PictoPerceptual:
     def __init__(self) -> None:
         self.unrelated: float = _unrelated()
 
-    def distance(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
-        return distance(pixels(images), pixels(twins)).tolist()
+    def distance(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float | None]:
+        return of_pictures(lambda a, b: distance(pixels(a), pixels(b)).tolist(), images, twins)
 
-    def preservation(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float]:
-        return [1 - d / self.unrelated for d in self.distance(images, twins)]
+    def preservation(self, images: Sequence[Image], twins: Sequence[Image]) -> list[float | None]:
+        return [None if d is None else 1 - d / self.unrelated for d in self.distance(images, twins)]
 
     __call__ = preservation

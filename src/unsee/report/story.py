@@ -48,7 +48,7 @@ def headline(records: list[Record]) -> Story:
     met = _attacked(records, asked[0].prompt)
     best = _best(shown, met)
     lead = _lead(asked[0].model, what, best, base, shown)
-    details = [_base(base), _interval(shown[best]), _under(met[best]), _kept(records, best)]
+    details = [_base(base), _lost(shown[best], best), _interval(shown[best]), _under(met[best]), _kept(records, best)]
     return Story(lead, " ".join(filter(None, details)))
 
 
@@ -115,6 +115,11 @@ def _base(base: dict[str, Any]) -> str:
     return f"{base['n']} prompts ask for it by name, with the same seeds each time{missing}."
 
 
+def _lost(row: dict[str, Any], name: str) -> str:
+    lost = row["unjudged"]
+    return f"{lost} picture{'s' if lost > 1 else ''} with {name} could not be judged." if lost else ""
+
+
 def _interval(row: dict[str, Any]) -> str:
     points = THIN.join([f"{abs(100 * row['difference']):.0f}", "points"])
     low, high = (f"{100 * row[k]:+.0f}".replace("-", MINUS) for k in ("difference_low", "difference_high"))
@@ -131,9 +136,10 @@ def _under(met: dict[str, Rate]) -> str:
         return ""
     attack, rate = max(met.items(), key=lambda item: item[1].rate or 0.0)
     which = "" if len(met) == 1 else f", the worst of {len(met)} attacks"
+    lost = f", {rate.unjudged} unjudged" if rate.unjudged else ""
     return (
         f"Under {attack}{which}, it is {percent(rate.rate)} "
-        f"({percent(rate.low)} to {percent(rate.high)}, {rate.n} prompts)."
+        f"({percent(rate.low)} to {percent(rate.high)}, {rate.n} prompts{lost})."
     )
 
 

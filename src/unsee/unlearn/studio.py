@@ -19,6 +19,7 @@ from ..backbones import quiet
 from ..errors import Unsupported
 from ..guards import Guard, Guarded
 from ..guards.generation import first
+from ..pictures import drawn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,7 +80,8 @@ class Studio:
 
         handle = self.backbone.denoiser.register_forward_pre_hook(self._watch(path, len(prompts)), with_kwargs=True)
         try:
-            out = pipe(
+            pictures, _ = drawn(
+                pipe,
                 list(prompts),
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 num_inference_steps=steps,
@@ -90,7 +92,7 @@ class Studio:
             )
         finally:
             handle.remove()
-        return Drawn([image.convert("RGB") for image in out.images], last[0].detach(), path)
+        return Drawn(pictures, last[0].detach(), path)
 
     def _watch(self, path: list[tuple[float, Tensor]], n: int) -> Any:
         def hook(module: Any, args: Any, kwargs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import judges
+from ..pictures import save_png
 from .studio import Studio, guidance_for
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Validation:
         place = self.work / folder
         place.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
-            image.save(place / f"{i:03d}.png")
+            save_png(image, place / f"{i:03d}.png")
         if self.judge is None:
             return {"images": len(images)}
         verdicts = [v.outcome for v in self.judge(images, self.prompts, self.concept)]

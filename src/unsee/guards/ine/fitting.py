@@ -17,6 +17,7 @@ from ...backbones import adapter
 from ...concepts.compose import fill, reworded, thing_asked
 from ...errors import BadFile, UnknownName, UserError
 from ...files import is_dir, open_image
+from ...pictures import drawn, save_png
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
 from ..attach import Guarded
@@ -191,7 +192,7 @@ def _guidance(training: Fitting, concept: Concept) -> float:
 def _draw(fit: Fit, training: Fitting, seeds: Sequence[int], **call: Any) -> list[Image]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     settings = {"num_inference_steps": training.draw_steps, "guidance_scale": _guidance(training, fit.concept)}
-    return [image.convert("RGB") for image in fit.pipe(generator=generators, **settings, **call).images]
+    return drawn(fit.pipe, generator=generators, **settings, **call)[0]
 
 
 def _shown(fit: Fit, training: Fitting, rows: Rows, names: Sequence[Text], host: Sequence[Defense]) -> str:
@@ -231,5 +232,5 @@ def _folder(name: str) -> list[Image]:
 def _save(picture: Image, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
-    picture.save(partial, format="PNG")
+    save_png(picture, partial)
     partial.replace(file)

@@ -28,6 +28,7 @@ from ... import judges
 from ...concepts.compose import image_seed
 from ...errors import BadFile, UserError
 from ...files import is_dir, metadata_json, open_image, typed
+from ...pictures import fault
 from ...types import Prompt
 from ..descent import stored
 
@@ -175,7 +176,7 @@ class _Maker:
     def _judged(self, images: Sequence[Image]) -> list[str]:
         """What the judge says of each, or that nobody is asked. An unjudged image is neither safe nor unsafe."""
         if self.judge is None:
-            return [EITHER] * len(images)
+            return ["unjudged" if fault(image) else EITHER for image in images]
         prompts = [Prompt("", f"pair/{i}", 0) for i in range(len(images))]
         verdicts = self.judge(images, prompts, self.concept)
         if all(v.outcome == "unjudged" for v in verdicts):
