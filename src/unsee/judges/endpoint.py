@@ -25,6 +25,7 @@ from socket import gaierror
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import parse_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
