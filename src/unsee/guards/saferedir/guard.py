@@ -34,7 +34,7 @@ from ..base import Guard
 from ..generation import finite, turning
 from .data import aspect
 from .net import Redirector, Shape, Shift, image_like, moves, unit
-from .reference import Reference, read_official
+from .reference import DIVISOR, Reference, read_official
 from .train import Training
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class SafeRedir(Guard):
     ) -> Self:
         """The released weights (a ``.pt`` state dict, read with ``weights_only``) for ``pipe``.
 
-        ``names`` maps official parameter names to ours where the order of the file is not the description's.
+        ``names`` maps official parameter names to ours where the order of the file is not the official one.
         Raises :class:`BadFile` for another architecture, :class:`Unsupported` for another family of models.
         """
         made = cls(mode="reference", **settings)
@@ -203,7 +203,10 @@ class SafeRedir(Guard):
         self._network().requires_grad_(False)
 
     def _take(self, shape: Shape, seed: int) -> None:
+        shape = dataclasses.replace(shape, divisor=DIVISOR) if self.mode == "reference" else shape
         self.shape = dataclasses.asdict(shape)
+        if not shape.divisor:  # ours has none: its configuration, and so its digest, is what it was
+            del self.shape["divisor"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = NETWORKS[self.mode](shape).eval()
