@@ -16,8 +16,8 @@ Attention is divided by the square root of 768, as the release has it at any wid
 folders that were saved before that was known keep the width they were trained with.
 
 Official files: :func:`read_official` pairs a state dict with ours in order, all shapes equal. The order is ours but for
-the positional table, which is a parameter of the release's outermost module and so comes first (:func:`official_order`).
-Another order needs a mapping of names; anything else is an error, never a guess.
+the positional table, which is a parameter of the release's outermost module and so comes first
+(:func:`official_order`). Another order needs a mapping of names; anything else is an error, never a guess.
 """
 
 from __future__ import annotations
