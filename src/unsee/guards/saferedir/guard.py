@@ -78,6 +78,7 @@ class SafeRedir(Guard):
     name: ClassVar[str] = "saferedir"
     summary: ClassVar[str] = "Redirects the embedding of an unsafe prompt to a safe one, image by image, step by step."
     Training: ClassVar[type] = Training
+    published: ClassVar[dict[str, Any]] = {"mode": "reference"}  # with its own strength, interval and policy
     quick: ClassVar[dict[str, Any]] = {
         "pairs": 6, "negatives": 6, "trajectories": 2, "harmless_trajectories": 2, "num_inference_steps": 2,
         "stored_steps": 2, "width": 16, "heads": 2, "rank": 4, "max_train_steps": 4, "train_batch_size": 4,
