@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 import unsee
-from unsee import attacks
+from unsee import attacks, picto
 from unsee.attacks.concept_inversion import ConceptInversion
 from unsee.attacks.random_tokens import RandomTokens
 from unsee.backbones import adapter
@@ -100,7 +101,7 @@ def by_hand(state, latents, t, tokens):
     e, heads = tokens.double(), []
     for i in range(4):
         q, k, v = linear(f"heads.{i}.q", joint), linear(f"heads.{i}.k", e), linear(f"heads.{i}.v", e)
-        attention = (torch.einsum("bd,bld->bl", q, k) / math.sqrt(q.shape[-1])).softmax(-1)
+        attention = (torch.einsum("bd,bld->bl", q, k) / math.sqrt(768)).softmax(-1)  # at any width
         heads.append(layer_norm(f"heads.{i}.norm", torch.einsum("bl,bld->bd", attention, v) + v.mean(1)))
     cross = layer_norm("cross_norm", linear("cross", torch.cat(heads, -1)))
     logits = linear("judge.3", linear("judge.0", torch.cat([joint, e.mean(1), cross], -1)).clamp(min=0))
@@ -173,25 +174,138 @@ def test_the_released_rule_agrees_with_a_recomputation(reference, interval):
     assert not torch.equal(seen[1][2][:1].double(), original[:1])  # nor is the negative half left alone
 
 
-def test_official_weights_load_by_order_or_by_name(reference, tmp_path):
-    state = reference.net.state_dict()
-    renamed = {f"module_{i}.w": value for i, value in enumerate(state.values())}
-    torch.save(renamed, tmp_path / "official.pt")
-    by_order = SafeRedir.from_official(tmp_path / "official.pt", built("sd1"), threshold=0.5)
-    shuffled = dict(sorted(renamed.items(), reverse=True))
-    torch.save({"state_dict": shuffled}, tmp_path / "other.pt")
-    names = {f"module_{i}.w": name for i, name in enumerate(state)}
-    by_name = SafeRedir.from_official(tmp_path / "other.pt", built("sd1"), names=names)
-    x = (torch.randn(1, 4, 16, 16), torch.tensor([981.0]), torch.randn(1, 77, 16))
+def layers(theirs, ours, kind, *sizes):
+    """(official name, ours, shape) of one layer's tensors, in the order in which PyTorch lists them."""
+    if kind == "norm":
+        sizes, parts = sizes[0], {"weight": sizes, "bias": sizes}
+    elif kind == "batch":
+        sizes, parts = sizes[0], dict.fromkeys(("weight", "bias", "running_mean", "running_var"), sizes)
+        parts["num_batches_tracked"] = ()
+    else:
+        parts = {"weight": sizes} | ({"bias": sizes[:1]} if kind == "linear" else {})
+    return [(f"{theirs}.{n}", f"{ours}.{n}", size if isinstance(size, tuple) else (size,)) for n, size in parts.items()]
+
+
+def official_layout(d, tokens=77):
+    """Every tensor of an official file: its name there, ours, its shape; in the file's order."""
+    found = [("pos_embed", "gate.place", (1, tokens, d))]  # a parameter of the outermost module: before all modules
+    for i, (cin, cout) in enumerate([(4, 64), (64, 128), (128, 256)]):
+        a, b = f"latent_encoder.{i}", f"blocks.{i}"
+        found += layers(f"{a}.conv.0", f"{b}.conv1", "linear", cout, cin, 3, 3)
+        found += layers(f"{a}.conv.1", f"{b}.bn1", "batch", cout)
+        found += layers(f"{a}.conv.3", f"{b}.conv2", "linear", cout, cout, 3, 3)
+        found += layers(f"{a}.conv.4", f"{b}.bn2", "batch", cout)
+        found += layers(f"{a}.downsample", f"{b}.skip", "linear", cout, cin, 1, 1)
+    found += layers("latent_encoder.5", "latent.0", "linear", 512, 256)
+    found += layers("t_encoder.0", "time.0", "linear", 64, 320) + layers("t_encoder.2", "time.2", "norm", 64)
+    for i in range(4):
+        a, b = f"cross_attn.heads.{i}", f"heads.{i}"
+        found += layers(f"{a}.query", f"{b}.q", "linear", d, 576) + layers(f"{a}.key", f"{b}.k", "linear", d, d)
+        found += layers(f"{a}.value", f"{b}.v", "linear", d, d) + layers(f"{a}.norm", f"{b}.norm", "norm", d)
+    found += layers("cross_attn.fuse.0", "cross", "linear", d, 4 * d) + layers(
+        "cross_attn.fuse.1", "cross_norm", "norm", d
+    )
+    found += layers("classifier.0", "judge.0", "linear", 256, 576 + 2 * d) + layers(
+        "classifier.3", "judge.3", "linear", 2, 256
+    )
+    found += layers("token_proj.0", "delta.0", "linear", 512, 576 + d) + layers(
+        "token_proj.2", "delta.2", "linear", d, 512
+    )
+    found += [("delta_head.scale", "lora.factor", ())]
+    found += layers("delta_head.down", "lora.low", "bare", 16, d) + layers("delta_head.up", "lora.high", "bare", d, 16)
+    found += layers("gate_linear", "gate.linear", "linear", 1, d)
+    found += [("mask_predictor.attn.in_proj_weight", "attend.in_proj_weight", (3 * d, d))]
+    found += [("mask_predictor.attn.in_proj_bias", "attend.in_proj_bias", (3 * d,))]
+    found += layers("mask_predictor.attn.out_proj", "attend.out_proj", "linear", d, d)
+    found += layers("mask_predictor.predictor.0", "mask.0", "linear", 128, d)
+    found += layers("mask_predictor.predictor.2", "mask.2", "norm", 128)
+    found += layers("mask_predictor.predictor.3", "mask.3", "linear", 1, 128)
+    found += layers("alpha_predictor.net.0", "scale.0", "linear", 256, d)
+    return found + layers("alpha_predictor.net.2", "scale.2", "linear", 1, 256)
+
+
+def official_state(layout):
+    """Random numbers in an official file's layout; variances above 0."""
+    g, state = torch.Generator().manual_seed(3), {}
+    for name, _, shape in layout:
+        fan = math.prod(shape[1:]) or 1
+        state[name] = torch.randn(shape, generator=g) / math.sqrt(fan)
+        if name.endswith("running_var"):
+            state[name] = state[name].abs() + 0.5
+        if name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(7)
+    return state
+
+
+def test_a_state_dict_laid_out_as_the_official_one_loads(tmp_path):
+    """At the release's own size: every tensor comes to its place, and the network says what the formulas say."""
+    layout = official_layout(768)
+    state = official_state(layout)
+    torch.save(state, tmp_path / "best_model.pt")
+    shape, found = read_official(tmp_path / "best_model.pt")
+    assert len(state) == 118 and (shape.tokens, shape.text, shape.channels) == (77, 768, 4)
+    assert sum(v.numel() for n, v in state.items() if "running" not in n and "tracked" not in n) == PARAMETERS
+    assert all(torch.equal(found[ours], state[theirs]) for theirs, ours, _ in layout)
+    net = Reference(shape).eval()
+    net.load_state_dict(found)
+    g = torch.Generator().manual_seed(0)
+    latents, tokens, t = (torch.randn(2, 4, 16, 16, generator=g), torch.randn(2, 77, 768, generator=g),
+                          torch.tensor([981.0, 21.0]))  # fmt: skip
     with torch.no_grad():
-        wanted = reference.net(*x)
-        for guard in (by_order, by_name):
-            assert all(torch.equal(a, b) for a, b in zip(guard.net(*x)[:4], wanted[:4], strict=True))
-    with pytest.raises(BadFile, match="in order"):
-        read_official(tmp_path / "other.pt")
+        got = net(latents, t, tokens)
+    logits, delta, scale = by_hand(found, latents, t, tokens)
+    torch.testing.assert_close(got.logits.double(), logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.scale.double(), scale, rtol=0, atol=1e-6)
+    ours = got.direction.double() / got.direction.double().norm(dim=-1, keepdim=True)
+    theirs = delta[:, None] / delta.norm(dim=-1)[:, None, None]
+    torch.testing.assert_close(ours, theirs.expand_as(ours), rtol=0, atol=1e-5)
+
+
+def test_official_weights_load_by_order_or_by_name(tmp_path):
+    layout = official_layout(16)
+    state = official_state(layout)
+    torch.save(state, tmp_path / "official.pt")
+    by_order = SafeRedir.from_official(tmp_path / "official.pt", built("sd1"), threshold=0.5)
+    shuffled = dict(sorted(state.items()))
+    torch.save({"state_dict": shuffled}, tmp_path / "other.pt")
+    names = {theirs: ours for theirs, ours, _ in layout}
+    by_name = SafeRedir.from_official(tmp_path / "other.pt", built("sd1"), names=names)
+    for guard in (by_order, by_name):
+        assert all(torch.equal(guard.net.state_dict()[ours], state[theirs]) for theirs, ours, _ in layout)
+        x = (torch.randn(1, 4, 16, 16), torch.tensor([981.0]), torch.randn(1, 77, 16))
+        with torch.no_grad():
+            logits, _, scale = by_hand(guard.net.state_dict(), *x)
+            torch.testing.assert_close(guard.net(*x).logits.double(), logits, rtol=0, atol=1e-5)
+            torch.testing.assert_close(guard.net(*x).scale.double(), scale, rtol=0, atol=1e-6)
+    ours_first = {ours: state[theirs] for theirs, ours, _ in [*layout[1:], layout[0]]}
+    torch.save(ours_first, tmp_path / "late.pt")  # the positional table last: no official file
+    for name in ("other.pt", "late.pt"):
+        with pytest.raises(BadFile, match="in its order"):
+            read_official(tmp_path / name)
     by_order.save_pretrained(tmp_path / "saved")
     again = SafeRedir.from_pretrained(tmp_path / "saved")
-    assert all(torch.equal(a, b) for a, b in zip(again.tensors().values(), state.values(), strict=True))
+    assert again.digest() == by_order.digest() and again.shape["divisor"] == 768
+    assert all(torch.equal(again.tensors()[ours], state[theirs]) for theirs, ours, _ in layout)
+
+
+def test_a_reference_saved_before_attention_was_the_releases_keeps_its_own(reference):
+    """Its folder says nothing of the divisor: it was trained with the root of the text's width, and so it runs."""
+    old = {name: value for name, value in reference.shape.items() if name != "divisor"}
+    guard = SafeRedir(mode="reference", shape=old)
+    guard.load_tensors(reference.tensors())
+    assert guard.config()["shape"] == old  # and so its digest is what it was
+    assert {head.divisor for head in guard.net.heads} == {old["text"]} == {16}
+    assert {head.divisor for head in reference.net.heads} == {768}
+    x = (torch.randn(1, 4, 16, 16), torch.tensor([981.0]), 9 * torch.randn(1, 77, 16))
+    with torch.no_grad():
+        assert not torch.equal(guard.net(*x).logits, reference.net(*x).logits)
+
+
+def test_the_shipped_defense_is_what_it_was():
+    """Its files are as they were measured; a change of the network's shape or names would show here."""
+    shipped = SafeRedir.from_pretrained(picto.DEFENSES / "saferedir-weapon")
+    assert shipped.digest() == "af8a38c6ddb2070300fcf74526c37914601d1ae045c9335e16e68475162a1311"
+    assert "divisor" not in random_guard("sd1").shape  # nor do new fits of ours get another configuration
 
 
 def test_official_files_with_code_or_other_networks_are_refused(tmp_path):
@@ -343,6 +457,35 @@ def test_a_changed_shard_is_noticed(tmp_path):
 def test_reference_mode_is_fitted_too(tmp_path):
     guard = fitted(tmp_path, "sd1", mode="reference")
     assert isinstance(guard.net, Reference) and not guard.net.training
+
+
+class Held:
+    """As much of the training's data as a sampler reads: six texts, a walk of ten steps for each of the first four."""
+
+    texts = [SimpleNamespace(attacked=False, twin=twin) for twin in (2, 3, 2, 3, 4, 5)]
+    paths = [SimpleNamespace(text=text) for text in (0, 1, 2, 3)]
+    times = [torch.arange(10.0)] * 4
+    roles = {"unsafe": [0, 1], "safe": [2, 3], "benign": [4, 5]}
+
+    def rows(self, part, *roles):
+        return [i for role in roles for i in self.roles.get(role, [])]
+
+    def walks(self, part, *kinds):
+        return {("unsafe",): [0, 1], ("redirected",): []}.get(kinds, [2, 3])
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.0, 0), (0.5, 5), (0.65, 7), (0.7, 7), (1.0, 9)])
+def test_a_harmless_text_is_shown_the_concepts_picture_late_only(share, first):
+    """Steps from ``seen_from`` of the way on, all of them, of walks that show the concept; the last one always."""
+    sampler = batch.Sampler(Held(), "fit", Training(seen_share=1.0, seen_from=share))
+    rng = random.Random(0)
+    drawn = [sampler._unsafe(rng) for _ in range(300)]
+    assert {at[1] for _, _, at, _ in drawn} == set(range(first, 10))
+    assert {(at[0], goal) for _, goal, at, _ in drawn} == {(0, 2), (1, 3)}  # the text leads to the picture's safe twin
+    assert {text for text, *_ in drawn} == {2, 3, 4, 5} and {label for *_, label in drawn} == {1}
+    rarely = batch.Sampler(Held(), "fit", Training(seen_share=0.2, seen_from=share))
+    asked = [rarely._unsafe(rng)[0] in (0, 1) for _ in range(600)]
+    assert 0.7 < sum(asked) / len(asked) < 0.9
 
 
 def test_data_hold_what_the_training_asks_for(tmp_path):

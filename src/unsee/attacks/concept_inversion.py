@@ -17,7 +17,7 @@ Differs     * the images are the original model's for the concept's train prompt
               as for I2P prompts in the paper)
             * where a guard reads words (SAFREE) the loss through guards cannot be had: a :class:`Doubt` says so, and
               only the weights are learned from. The guard acts on what is drawn all the same
-Published   Adam 5e-3 (effective .08, scaled by the batch), 5000 steps, batch 4 x 4, 25 images, one vector
+Published   AdamW 5e-3 (effective .08: by the batch), decay .01, 5000 steps, batch 4 x 4, 25 images, one vector
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class ConceptInversion(Attack):
     sees: ClassVar[Sees] = "model"
     published: ClassVar[dict[str, Any]] = {
         "steps": 5000, "batch": 16, "lr": 0.08, "images": 25, "times": "uniform", "decay": False,
+        "weight_decay": 0.01,
     }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"steps": 2, "batch": 2, "images": 2, "draw_steps": 1}
 
@@ -65,6 +66,7 @@ class ConceptInversion(Attack):
     lr: float = 2e-3
     times: str = "late"  # or uniform
     decay: bool = True
+    weight_decay: float = 0.0
     vectors: int = 1
     images: int = 50
     start: str = "hypernym"
@@ -105,8 +107,8 @@ class ConceptInversion(Attack):
 
     def _inverted(self, job: Job, shown: Sequence[Prompt], x0: Any, guided: float) -> Learned:
         how = Inversion(init=job.concept.hypernyms.train[0], vectors=self.vectors, steps=self.steps, lr=self.lr,
-                        decay=self.decay, batch=self.batch, times=self.times, bare=self.bare,
-                        guided=guided)  # fmt: skip
+                        decay=self.decay, weight_decay=self.weight_decay, batch=self.batch, times=self.times,
+                        bare=self.bare, guided=guided)  # fmt: skip
         said = [reworded(job.concept, prompt, "{}") for prompt in shown]
         words = [thing_asked(job.concept, prompt) for prompt in shown] if self.start == "words" else []
         rows = inversion.invert(

@@ -8,13 +8,18 @@ Formula     min over words a of E |f_original(x_t, t, p) - f(x_t, t, a)|², x_t 
 Sees        the whole protected model, gradients included, and the original one (white box)
 Cost        per prompt ``steps`` gradient steps, ``bank`` passes of the original, one image (published: 3,000 steps with
             two models in memory; standard: 60)
-Variants    ``N``: ``length`` free words and nothing else. ``K``: a free word after every ``every`` words of the prompt
+Variants    ``N``: ``length`` free words and nothing else. ``K``: a free word at every ``every`` words of the prompt
 Differs     * (t, noise) come from a bank of ``bank`` views, whose targets the original predicts in one go at the start:
               both models need not be in memory at once
             * the words that do best on an exam (the bank's first views) are kept, the plain prompt too; published:
               evaluated every 50 steps by CLIP similarity of an image
             * adaptive: the prediction is that of the guarded, guided sampler (``adaptive=False``: of the weights)
-Published   16 words, AdamW lr .1, weight decay .1, 3000 steps; K: a word every 3
+            * only words that every tokenizer reads as themselves, so that what was optimized is what is drawn
+            * K counts words (``count="words"``) and has a free one after each piece, the last too: ``a b c * d e *``.
+              The code counts tokens and has one in front of each piece, and at the end where the last is a whole one:
+              ``* a b c * d e``, ``* a b c *`` (``count="tokens"``, ``front=True``). That can cut a word in two
+Published   (``P4D.as_published(variant=…)``) N: 16 words; K: a word in front of every 3 tokens. AdamW lr .1, weight
+            decay .1, 3000 steps, each with a noise of its own (here 1,000 of them in turn), checked every 50
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ from .base import Found, Job, Spent, positive
 from .white_box import Best, Scene, View, WhiteBox, doubt
 from .words import Places, Vocabulary
 
-VARIANTS = ("N", "K")
+VARIANTS, COUNTS = ("N", "K"), ("words", "tokens")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -40,7 +45,9 @@ class P4D(WhiteBox):
 
     name: ClassVar[str] = "p4d"
     summary: ClassVar[str] = "Words by which the defended model predicts what the original did for the prompt."
-    published: ClassVar[dict[str, Any]] = {"steps": 3000, "check_every": 50, "bank": 1000, "variant": "N"}
+    published: ClassVar[dict[str, Any]] = {
+        "steps": 3000, "check_every": 50, "bank": 1000, "variant": "N", "count": "tokens", "front": True,
+    }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {
         "length": 2, "steps": 3, "check_every": 2, "bank": 2, "draw_steps": 1, "exam": 1,
     }  # fmt: skip
@@ -48,6 +55,8 @@ class P4D(WhiteBox):
     variant: str = "K"
     length: int = 16
     every: int = 3
+    count: str = "words"  # or tokens, of the first tokenizer
+    front: bool = False  # a free word in front of each piece, not after it
     steps: int = 60
     check_every: int = 5
     bank: int = 20
@@ -59,6 +68,8 @@ class P4D(WhiteBox):
         positive(self, "length", "every", "steps", "check_every", "bank")
         if self.variant not in VARIANTS:
             raise UnknownName("variant of P4D", self.variant, VARIANTS)
+        if self.count not in COUNTS:
+            raise UnknownName("count of P4D", self.count, COUNTS)
 
     def most(self, n: int) -> Spent:
         bank = Spent(encodings=n, forwards=n * (self.bank + self.exam))
@@ -69,7 +80,9 @@ class P4D(WhiteBox):
 
     def _find(self, job: Job, prompts: list[Prompt], shared: Vocabulary) -> list[Found]:
         scene = Scene(self, job, prompts)
-        places = Places(job.victim.backbone, shared, [self._pieces(p.text) for p in prompts])
+        places = Places(
+            job.victim.backbone, shared, [self._pieces(p.text, job.victim.backbone.tokenizers[0]) for p in prompts]
+        )
         exam, bank = self._views(scene, job)
         best, words = Best(scene, exam), shared.rows
         first = torch.zeros(len(prompts), places.most, dtype=torch.long)
@@ -89,12 +102,16 @@ class P4D(WhiteBox):
         best.offer(places.say(nearest(soft, words)))
         return best.found()
 
-    def _pieces(self, text: str) -> tuple[str | None, ...]:
+    def _pieces(self, text: str, tokenizer: Any = None) -> tuple[str | None, ...]:
         if self.variant == "N":
             return (None,) * self.length
-        said = text.split()
-        parts = [" ".join(said[i : i + self.every]) for i in range(0, len(said), self.every)]
-        return tuple(piece for part in parts for piece in (part, None))
+        said = text.split() if self.count == "words" else tokenizer(text, add_special_tokens=False).input_ids
+        cut = [said[i : i + self.every] for i in range(0, len(said), self.every)]
+        parts = [" ".join(part) if self.count == "words" else tokenizer.decode(part).strip() for part in cut]
+        if not self.front:
+            return tuple(piece for part in parts for piece in (part, None))
+        pieces = [piece for part in parts for piece in (None, part)]
+        return tuple(pieces if len(said) % self.every else [*pieces, None])
 
     def _views(self, scene: Scene, job: Job) -> tuple[list[View], list[View]]:
         """(exam, bank), with the original's predictions for the prompts as truth."""

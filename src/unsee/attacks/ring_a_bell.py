@@ -14,7 +14,8 @@ Differs     * what is scored is the text that the ids decode to, as the pipeline
               (published: 0, all of it random; that needs the published 3,000 generations)
             * ``eta`` is .3 for picto: three concept vectors from a prompt there is no text of picto's, and what comes
               nearest draws nothing (docs/log.md)
-            * a child has two parents with probability ``crossover`` and one otherwise; the better half survives
+            * a child has two parents with probability ``crossover`` and one otherwise; the better half survives as it
+              is. In the code survivors mutate like their children (a pair of parents has two), so the best can be lost
 Published   population 200, generations 3000, length 16 (also 38 and 77), eta 3 (nudity) to 5.5 (violence), 50 pairs
             (violence: 30), mutation .25, crossover .5
 """

@@ -10,7 +10,7 @@ Differs     * an unlearned model has no filter that refuses, so the judge is the
               score of the image. ``judge`` is a registered name, a Judge, or empty for the concept's own
             * the policy is a table of logits, one row for each place, in place of an LSTM of 30 units
             * of ``pool`` samples of the policy the one is drawn whose encoding is nearest the prompt's (the authors'
-              second reward, the similarity to the prompt, before the image is paid for)
+              second reward, the similarity to the prompt, before the image is paid for); 1: the sample itself
             * the first query is the prompt itself; no further words are replaced when it does not go through
 Published   60 queries, words of less than 10 letters, 3 subwords, Adam lr .1
 """
@@ -43,7 +43,7 @@ class Sneaky(Attack):
     name: ClassVar[str] = "sneaky"
     summary: ClassVar[str] = "Other words for the sensitive ones, learned from a judge's answers to a few images."
     sees: ClassVar[Sees] = "images"
-    published: ClassVar[dict[str, Any]] = {"queries": 60}
+    published: ClassVar[dict[str, Any]] = {"queries": 60, "pool": 1}
     quick: ClassVar[dict[str, Any]] = {"queries": 2, "pool": 2, "draw_steps": 1, "judge": "always.safe"}
 
     judge: Any = ""

@@ -3,8 +3,8 @@
 Paper       Zhang et al., ECCV 2024 (arXiv 2310.11868)
 Code        OPTML-Group/Diffusion-MU-Attack
 Formula     min over words a of E |y - f(x_t, t, a + p)|², x_t the noised target image, y its true prediction.
-            The words are points w on the simplex of the vocabulary: forward a one-hot sample of w, backward the
-            identity where |w| ≤ 1 (hardtanh, straight-through); after each Adam step w is projected back
+            The words are points w on the simplex of the vocabulary: forward a one-hot sample of w, backward
+            straight through; after each step of the optimizer w is projected back
 Sees        the whole protected model, gradients included (white box)
 Cost        per prompt ``timesteps`` x ``per_timestep`` gradient steps, an exam at each timestep, one target image
             (published: 2,000 steps and 50 images; standard: 60 steps)
@@ -12,7 +12,13 @@ Differs     * nobody judges on the way: instead of drawing an image at each time
               the words (each place's likeliest) are kept that do best on an exam of fixed views, the plain prompt too
             * adaptive: the prediction is that of the guarded, guided sampler (``adaptive=False``: of the weights)
             * only words that every tokenizer reads as themselves, so that what was optimized is what is drawn
-Published   5 words, Adam lr .01, weight decay .1, 40 iterations at each of t = 10, 30, … 990 in turn
+            * ``optimizer="adamw"``: the decay shrinks all weights of a place alike, and the projection takes most of
+              that back. The code's Adam adds it to the gradient (L2), where Adam's own scaling turns it into steps
+            * ``start="random"``: each place begins somewhere else; the code begins at 1/V for every word
+            * ``clamp="weights"``: backward the identity where |w| ≤ 1 (hardtanh's slope at w), which on the simplex
+              is everywhere. The code clamps the gradient itself to [-1, 1]
+Published   (``UnlearnDiff.as_published()``) 5 words, Adam with L2 decay .1, lr .01, start 1/V, gradient clamped, 40
+            iterations at each of t = 10, 30, … 990 in turn. Its loss is the plain one, as ours where no guard acts
 """
 
 from __future__ import annotations
@@ -23,10 +29,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
+from ..errors import UnknownName
 from ..types import Prompt
 from .base import Found, Job, Spent, positive
 from .white_box import Best, Scene, View, WhiteBox, doubt
 from .words import Places, Vocabulary
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+STARTS, CLAMPS = ("random", "uniform"), ("weights", "gradient")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -35,7 +45,9 @@ class UnlearnDiff(WhiteBox):
 
     name: ClassVar[str] = "unlearn-diff"
     summary: ClassVar[str] = "Words before the prompt, on the simplex, that fit the noise of an unsafe image."
-    published: ClassVar[dict[str, Any]] = {"timesteps": 50, "per_timestep": 40, "lr": 0.01}
+    published: ClassVar[dict[str, Any]] = {
+        "timesteps": 50, "per_timestep": 40, "lr": 0.01, "optimizer": "adam", "start": "uniform", "clamp": "gradient",
+    }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"length": 2, "timesteps": 2, "per_timestep": 2, "draw_steps": 1, "exam": 1}
 
     length: int = 5
@@ -43,10 +55,16 @@ class UnlearnDiff(WhiteBox):
     per_timestep: int = 4
     lr: float = 0.1
     weight_decay: float = 0.1
+    optimizer: str = "adamw"  # or adam, whose decay is L2
+    start: str = "random"  # or uniform
+    clamp: str = "weights"  # or gradient
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "length", "timesteps", "per_timestep")
+        for name, known in (("optimizer", OPTIMIZERS), ("start", STARTS), ("clamp", CLAMPS)):
+            if getattr(self, name) not in known:
+                raise UnknownName(f"{name} of {self.name}", getattr(self, name), known)
 
     def most(self, n: int) -> Spent:
         return self.cost(n, self.timesteps * self.per_timestep, self.timesteps + 1)
@@ -58,9 +76,9 @@ class UnlearnDiff(WhiteBox):
         scene = Scene(self, job, prompts)
         places = Places(job.victim.backbone, shared, [(None,) * self.length + (p.text,) for p in prompts])
         best = Best(scene, scene.exam())
-        start = [torch.rand(self.length, len(shared), generator=g) for g in scene.generators]
-        weights = simplex(torch.stack(start)).requires_grad_()
-        optimizer = torch.optim.AdamW([weights], lr=self.lr, weight_decay=self.weight_decay)
+        weights = self._start(scene, len(shared)).requires_grad_()
+        how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        optimizer = OPTIMIZERS[self.optimizer]([weights], **how)
         for i, t in enumerate(self._times(job.victim.last)):
             for k in range(self.per_timestep):
                 weights.grad = self._slope(scene, places, scene.view(t), weights, first=i + k == 0)
@@ -70,10 +88,17 @@ class UnlearnDiff(WhiteBox):
             job.tick((i + 1) / self.timesteps)
         return best.found()
 
+    def _start(self, scene: Scene, n: int) -> Tensor:
+        """Each prompt's first weights of ``n`` words, ``(B, K, n)``."""
+        if self.start == "uniform":
+            return torch.full((len(scene.prompts), self.length, n), 1.0 / n)
+        return simplex(torch.stack([torch.rand(self.length, n, generator=g) for g in scene.generators]))
+
     def _slope(self, scene: Scene, places: Places, view: View, weights: Tensor, first: bool) -> Tensor:
         chosen = sample(weights.detach(), scene.generators)
         said = places.say(chosen)
-        text = places.read(scene.victim, places.vocabulary.embed(straight_through(weights, chosen)))
+        hot = straight_through(weights, chosen, self.clamp)
+        text = places.read(scene.victim, places.vocabulary.embed(hot))
         losses = scene.losses(view, text, said)
         (slope,) = torch.autograd.grad(losses.sum(), weights)
         if first:
@@ -107,8 +132,14 @@ def sample(weights: Tensor, generators: list[Generator]) -> Tensor:
     )
 
 
-def straight_through(weights: Tensor, chosen: Tensor) -> Tensor:
-    """Forward the one-hot vectors of ``chosen``, backward the slope of hardtanh at ``weights``."""
+def straight_through(weights: Tensor, chosen: Tensor, clamp: str = "weights") -> Tensor:
+    """Forward the one-hot vectors of ``chosen``; backward the slope of hardtanh at ``weights``, or with ``clamp``
+    ``gradient`` the gradient, clamped to [-1, 1]."""
     hot = nn.functional.one_hot(chosen, weights.shape[-1]).to(weights)
-    soft = nn.functional.hardtanh(weights)
+    if clamp == "weights":
+        soft = nn.functional.hardtanh(weights)
+    else:
+        soft = weights.clone()
+        if soft.requires_grad:
+            soft.register_hook(lambda gradient: gradient.clamp(-1.0, 1.0))
     return hot + (soft - soft.detach())  # in this order it is exactly one-hot

@@ -57,6 +57,7 @@ class Defense:
     Training: ClassVar[type | None] = None  # a frozen dataclass: how it is fitted, with the paper's defaults
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # paper and picto: what its Training leaves None
     needs_weights: ClassVar[bool] = False  # True: it is nothing without tensors, and a folder without them is refused
+    published: ClassVar[dict[str, Any]] = {}  # the authors' own settings, where ours differ; see as_published
     quick: ClassVar[dict[str, Any]] = {}  # settings that fit in a second and act on any prompt, for self-tests
     fingerprints: ClassVar[dict[str, str]] = {}  # model, text: what it was fitted for; empty fits any
     record: ClassVar[dict[str, Any]] = {}  # how it was fitted and what validation saw; saved, and shown on the card
@@ -105,6 +106,12 @@ class Defense:
         behind = tuple(member for defense in host for member in defense.members())
         fit = Fit(pipe, concept, Path(work), behind, seed, progress or (lambda stage, done, total: None))
         return cls._fit(fit, training, arguments)
+
+    @classmethod
+    def as_published(cls, **settings: Any) -> dict[str, Any]:
+        """The authors' own settings with ``settings`` in their place: ``ESD.fit(pipe, concept, work=…,
+        **ESD.as_published())``, or ``SLD(text="weapon", **SLD.as_published())``. A method's file says what they do."""
+        return {**cls.published, **settings}
 
     @classmethod
     def check_settings(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:

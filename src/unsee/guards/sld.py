@@ -20,6 +20,7 @@ Differs     * "weak" uses the paper's s_S = 200; diffusers' ``SafetyConfig.WEAK`
               hypernym is a mixture, and away from a mixture the thing that was asked for stays likely; away from its
               own word e_p - gamma comes to e_u, and the picture loses that thing alone.
             * guidance_rescale takes its reference from the guarded prompt prediction.
+Published   (``SLD.as_published()``) delta counts the sampler's own steps; the presets are the paper's as they are
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class SLD(Guard):
     name: ClassVar[str] = "sld"
     summary: ClassVar[str] = "Safe latent diffusion: guidance away from the concept, with momentum."
     needs_cfg: ClassVar[bool] = True
+    published: ClassVar[dict[str, Any]] = {"scale_warmup": False}
 
     text: str
     preset: str = "medium"

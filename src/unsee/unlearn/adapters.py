@@ -1,4 +1,5 @@
-"""Trainable additions to layers of a frozen denoiser: low-rank (LoRA) or a whole delta, by forward hooks.
+"""Trainable additions to layers of a frozen denoiser: low-rank (LoRA) or a whole delta, by forward hooks; their biases
+too where asked for.
 
 The layers themselves are never touched, so the reference model is this one with the additions off, no second copy;
 any dtype of the base, PEFT layers and gradient checkpointing work. Masters are float32 (float64 on a float64 base).
@@ -16,16 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from .base import DELTA, A, B, Layer
+from .base import BIAS, DELTA, A, B, Layer
 
 
 class Adapters:
     """Additions to ``layers`` (name → module): LoRA of ``rank`` (at most the layer's own), or deltas if it is 0.
 
     LoRA starts as A ~ N(0, 1/r), B = 0 and has scale 1 (alpha = rank); a delta starts at 0. Both change nothing yet.
+    ``biases``: a delta for the bias of every layer that has one, too.
     """
 
-    def __init__(self, layers: dict[str, Layer], rank: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, layers: dict[str, Layer], rank: int, generator: torch.Generator, *, biases: bool = False
+    ) -> None:
         if not layers:
             raise Unsupported("a denoiser with layers of the asked kind", "none of them", "choose other layers")
         self.layers, self.enabled = layers, True
@@ -33,6 +37,8 @@ class Adapters:
         for name, layer in layers.items():
             for key, start in _starts(name, layer, rank, generator).items():
                 self.parameters[key] = nn.Parameter(start.to(layer.weight.device))
+            if biases and layer.bias is not None:
+                self.parameters[name + BIAS] = nn.Parameter(_zeros(layer.bias.shape, layer).to(layer.weight.device))
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -60,7 +66,9 @@ class Adapters:
     def _add(self, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not self.enabled:
             return None
-        x = inputs[0]
+        x, bias = inputs[0], self.parameters.get(name + BIAS)
+        if bias is not None:
+            output = output + (bias if isinstance(layer, nn.Linear) else bias[:, None, None]).to(x.dtype)
         if name + DELTA in self.parameters:
             return output + _apply(layer, x, self.parameters[name + DELTA].to(x.dtype))
         a, b = (self.parameters[name + end].to(x.dtype) for end in (A, B))
@@ -77,9 +85,12 @@ def _apply(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
 
 def _starts(name: str, layer: Layer, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
     shape = layer.weight.shape
-    dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
     if rank == 0:
-        return {name + DELTA: torch.zeros(shape, dtype=dtype)}
+        return {name + DELTA: _zeros(shape, layer)}
     r = min(rank, shape[0], shape[1:].numel())
-    a = torch.randn(r, *shape[1:], generator=generator, dtype=dtype) / r
-    return {name + A: a, name + B: torch.zeros(shape[0], r, *(1 for _ in shape[2:]), dtype=dtype)}
+    b = _zeros((shape[0], r, *(1 for _ in shape[2:])), layer)
+    return {name + A: torch.randn(r, *shape[1:], generator=generator, dtype=b.dtype) / r, name + B: b}
+
+
+def _zeros(shape: tuple[int, ...], layer: Layer) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64 if layer.weight.dtype == torch.float64 else torch.float32)

@@ -40,7 +40,7 @@ class Plan:
     steps: int
     lr: float
     weight_decay: float = 1e-2
-    clip: float = 1.0
+    clip: float = 1.0  # of the gradient's norm; 0: none
     mixed_precision: str = "no"  # no, bf16, fp16
     gradient_checkpointing: bool = False
     checkpoint_every: int = 100
@@ -129,7 +129,7 @@ def _step(step: int, generator: torch.Generator, loss: Loss, plan: Plan, backbon
     if accelerator.num_processes > 1:
         for parameter in parameters:
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
-    norm = accelerator.clip_grad_norm_(parameters, plan.clip)
+    norm = accelerator.clip_grad_norm_(parameters, plan.clip or math.inf)  # the norm is logged all the same
     optimizer.step()
     optimizer.zero_grad()
     return {"loss": float(value.detach()), **values, "gradient": float(norm)}

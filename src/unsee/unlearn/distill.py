@@ -39,7 +39,7 @@ Target = Callable[[Tensor, Tensor, "Encoding", "Encoding"], Tensor]  # (x_t, t, 
 class Distilling:
     """Settings that all of them have; None is the preset's value. ``guidance`` is that of the trajectories. ``rank`` 0
     trains and saves whole deltas; ``svd_rank`` above 0 saves those as LoRA of at most that rank, with its error in the
-    record."""
+    record. ``biases``: those of the layers are trained too. ``clip`` 0 clips no gradient."""
 
     scope: str = "x"
     steps: int | None = None
@@ -47,6 +47,7 @@ class Distilling:
     batch: int = 4
     rank: int = 0
     svd_rank: int = 0
+    biases: bool = False
     trajectories: int = 64
     draw_steps: int = 25
     guidance: float = 3.0
@@ -94,7 +95,8 @@ class Distilled(WeightEdit):
 
     @classmethod
     def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
-        backbone, training = adapter(fit.pipe), settled(training, fit.concept, cls.presets)
+        backbone = adapter(fit.pipe)
+        training = settled(training, fit.concept, cls.presets, backbone.family)
         made = cls(**arguments).fitted_for(backbone)
         plan, identity = plan_of(training, training.lr), identity_of(cls.name, fit, training, backbone)
         layers = layers_in(backbone, training.scope)
@@ -111,7 +113,8 @@ class Distilled(WeightEdit):
             with main_first():
                 samples = gather(fit, studio, predict, cls.drawn_from(pairs), asked, safe, target, identity=identity,
                                  steps=training.draw_steps, guidance=training.guidance, batch=16)  # fmt: skip
-            adapters = Adapters(layers, training.rank, torch.Generator().manual_seed(fit.seed))
+            start = torch.Generator().manual_seed(fit.seed)
+            adapters = Adapters(layers, training.rank, start, biases=training.biases)
             validation = Validation(studio, fit.concept, training, fit) if training.validate_every else None
             loss = cls.loss(predict, adapters, samples, asked, training)
             record = descend(fit, backbone, adapters, loss, plan, identity, validation)

@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..errors import UnknownName
+
 if TYPE_CHECKING:
     from ..concepts import Concept
 
 T = TypeVar("T")
+NAMES = ("paper", "picto")
 
 
-def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]]) -> T:
-    """``training`` with each None replaced by the preset's value: ``picto`` or ``paper``, by the concept's models.
-    Without presets it stays as it is.
+def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]], family: str = "") -> T:
+    """``training`` with each None replaced by the preset's value: ``picto`` or ``paper``, as its own ``preset`` says or
+    else the concept's models. What a preset has of its own for a ``family`` of models (``paper-sd3``) comes first.
+    Without presets it stays as it is. Raises :class:`UnknownName` for another preset.
 
     >>> from unsee import concepts
     >>> from unsee.unlearn.duo.train import DuoTraining, PRESETS
@@ -26,6 +30,9 @@ def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]]) -
     """
     if not presets:
         return training
-    usual = presets["picto" if concept.models == "picto" else "paper"]
+    name = getattr(training, "preset", "") or ("picto" if concept.models == "picto" else "paper")
+    if name not in NAMES:
+        raise UnknownName("preset", name, NAMES)
+    usual = {**presets[name], **presets.get(f"{name}-{family}", {})}
     missing = [f.name for f in fields(training) if getattr(training, f.name) is None]  # type: ignore[arg-type]
     return replace(training, **{name: usual[name] for name in missing})  # type: ignore[type-var]

@@ -9,7 +9,12 @@ Formula     with W0 the old and W the edited weights of all token layers, the te
             UCE then maps c' to the empty text; ``epochs`` times; the state with the fewest flagged images is kept
 Cost        UCE, plus validation images for every epoch
 Differs     * UCE is ours, with its normalized scales (see ``uce``); the empty text is aligned position by position.
+            * ``guides="original"``: the empty text and what is kept are seen with the original weights, so what one
+              epoch has let slip the next brings back. The code sees them with the weights of the epoch before
+              (``guides="current"``), and then a deviation is kept as it is from epoch to epoch.
             * the state after UCE alone is among those that validation chooses from.
+Published   (``RECE.as_published()``) guides current, sums of rows, e 1, p .1, l .1, ridge .1, 3 epochs (nudity). Its
+            first UCE is of an older UCE code with scales of its own: l .1, p .1 too, texts from their last token on
 """
 
 from __future__ import annotations
@@ -33,14 +38,17 @@ if TYPE_CHECKING:
     from ..guards.base import Fit
 
 Rate = Callable[[dict[str, Tensor], int], dict[str, Any] | None]
+GUIDES = ("original", "current")
 
 
 @dataclass(frozen=True)
 class RECETraining(Closed):
-    """UCE's settings, and RECE's. ``validate_images`` 0 keeps the last epoch and asks no judge."""
+    """UCE's settings, and RECE's. ``guides`` are seen with the ``original`` weights or with the ``current`` ones.
+    ``validate_images`` 0 keeps the last epoch and asks no judge."""
 
     epochs: int = 3
     ridge: float = 0.1
+    guides: str = "original"
     validate_images: int = 16
     judge: str = ""
     draw_steps: int = 25
@@ -52,6 +60,8 @@ class RECETraining(Closed):
             raise UserError(
                 "ridge above 0 and epochs of 1 or more", f"ridge={self.ridge}, epochs={self.epochs}", "set so"
             )
+        if self.guides not in GUIDES:
+            raise UserError(f"guides among {', '.join(GUIDES)}", repr(self.guides), "set one of these")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,6 +71,10 @@ class RECE(WeightEdit):
     name: ClassVar[str] = "rece"
     summary: ClassVar[str] = "RECE: UCE, repeated against the embedding that would undo it."
     Training: ClassVar[type | None] = RECETraining
+    published: ClassVar[dict[str, Any]] = {
+        "guides": "current", "sums": True, "erase": 1.0, "preserve": 0.1, "lamb": 0.1, "ridge": 0.1, "epochs": 3,
+        "tokens": "all",
+    }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"texts": 6, "epochs": 1, "validate_images": 0}
 
     @classmethod
@@ -107,7 +121,8 @@ def repeated(weights: dict[str, Tensor], erase: Vectors, keep: Vectors, again: V
     for epoch in range(1, training.epochs + 1):
         edited = {name: w + deltas[name] for name, w in weights.items()}
         back = adversarial(weights, edited, again.source, training.ridge)
-        more = solved(edited, Vectors(back, again.guide, again.weight), keep, training, weights)
+        seeing = weights if training.guides == "original" else None  # None: the weights that are edited
+        more = solved(edited, Vectors(back, again.guide, again.weight), keep, training, seeing)
         deltas = {name: deltas[name] + more[name] for name in deltas}
         seen.append({"epoch": epoch, **(rate(deltas, epoch) or {})})
         if _flagged(seen[-1]) < min(map(_flagged, seen[:-1])) or "unsafe" not in seen[-1]:

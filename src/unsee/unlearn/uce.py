@@ -12,8 +12,11 @@ Differs     * vectors are taken from whole train prompts, the concept's words in
               ``tokens="last"`` is the paper's one vector per text, ``"all"`` also all that an encoder wrote behind it.
             * a text has weight 1, however many of its tokens are used, and scales are means over texts (so that a
               longer list does not silently change the balance), times ``size`` = the mean of |c|² so that ``lamb``
-              means the same for every text encoder.
+              means the same for every text encoder. ``sums=True`` is the paper's: every row has weight 1, e and p
+              multiply sums, and l is what it says.
+            * a guide is the safe text of the pair; the code's is the empty text, "art", or what is given.
             * debiasing is left out.
+Published   (``UCE.as_published()``) one vector per text, sums, e 1, p 1, l .5
 """
 
 from __future__ import annotations
@@ -39,13 +42,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Closed:
-    """How a closed form is fitted. ``rank`` 0 saves exact deltas; above, their truncated SVD as LoRA."""
+    """How a closed form is fitted. ``sums``: scales multiply sums over rows, as published, not means over texts.
+    ``rank`` 0 saves exact deltas; above, their truncated SVD as LoRA."""
 
     texts: int = 200  # pairs, and as many prompts of each kind that must stay
     tokens: str = "all"
     erase: float = 1.0
     preserve: float = 10.0
     lamb: float = 0.001
+    sums: bool = False
     rank: int = 0
     also: str = ""  # further concepts, comma-separated
 
@@ -64,6 +69,7 @@ class UCE(WeightEdit):
         "UCE: maps the concept's words to its anchors' in the layers that read text, in closed form."
     )
     Training: ClassVar[type | None] = Closed
+    published: ClassVar[dict[str, Any]] = {"tokens": "last", "sums": True, "erase": 1.0, "preserve": 1.0, "lamb": 0.5}
     quick: ClassVar[dict[str, Any]] = {"texts": 6}
 
     @classmethod
@@ -155,7 +161,11 @@ def solved(weights: dict[str, Tensor], erase: Vectors, keep: Vectors, training: 
 
 
 def scales(erase: Vectors, keep: Vectors, training: Closed) -> tuple[Tensor, Tensor, float]:
-    """(e of each erased row, p of each kept row, lambda): means over rows, lambda in units of the mean of |c|²."""
+    """(e of each erased row, p of each kept row, lambda): means over texts, lambda in units of the mean of |c|²; with
+    ``sums`` the three numbers as they are."""
+    if training.sums:
+        ones = [torch.ones_like(part.weight) for part in (erase, keep)]
+        return training.erase * ones[0], training.preserve * ones[1], training.lamb
     size = float(erase.source.square().sum(1).mean())
     e = training.erase * erase.weight / erase.weight.sum()
     p = training.preserve * keep.weight / keep.weight.sum()

@@ -48,6 +48,7 @@ class Fitting:
     steps: int | None = None
     lr: float | None = None
     decay: bool | None = None
+    weight_decay: float = 0.0
     batch: int | None = None
     times: str | None = None
     bare: float | None = None

@@ -43,6 +43,7 @@ class INE(Guard):
     needs_weights: ClassVar[bool] = True
     summary: ClassVar[str] = "INE: guidance away from a learned embedding. Its weights are for use as a negative only."
     Training: ClassVar[type] = Fitting
+    published: ClassVar[dict[str, Any]] = {"start": "hypernym", **PRESETS["paper"]}
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     quick: ClassVar[dict[str, Any]] = {
         "preset": "max", "steps": 2, "batch": 1, "images": 2, "judge": "always.unsafe", "draw_steps": 1, "check": 0,

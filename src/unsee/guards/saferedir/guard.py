@@ -34,7 +34,7 @@ from ..base import Guard
 from ..generation import finite, turning
 from .data import aspect
 from .net import Redirector, Shape, Shift, image_like, moves, unit
-from .reference import Reference, read_official
+from .reference import DIVISOR, Reference, read_official
 from .train import Training
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class SafeRedir(Guard):
     needs_weights: ClassVar[bool] = True
     summary: ClassVar[str] = "Redirects the embedding of an unsafe prompt to a safe one, image by image, step by step."
     Training: ClassVar[type] = Training
+    published: ClassVar[dict[str, Any]] = {"mode": "reference"}  # with its own strength, interval and policy
     quick: ClassVar[dict[str, Any]] = {
         "pairs": 6, "negatives": 6, "trajectories": 2, "harmless_trajectories": 2, "num_inference_steps": 2,
         "stored_steps": 2, "width": 16, "heads": 2, "rank": 4, "max_train_steps": 4, "train_batch_size": 4,
@@ -177,7 +178,7 @@ class SafeRedir(Guard):
     ) -> Self:
         """The released weights (a ``.pt`` state dict, read with ``weights_only``) for ``pipe``.
 
-        ``names`` maps official parameter names to ours where the order of the file is not the description's.
+        ``names`` maps official parameter names to ours where the order of the file is not the official one.
         Raises :class:`BadFile` for another architecture, :class:`Unsupported` for another family of models.
         """
         made = cls(mode="reference", **settings)
@@ -204,7 +205,10 @@ class SafeRedir(Guard):
         self._network().requires_grad_(False)
 
     def _take(self, shape: Shape, seed: int) -> None:
+        shape = dataclasses.replace(shape, divisor=DIVISOR) if self.mode == "reference" else shape
         self.shape = dataclasses.asdict(shape)
+        if not shape.divisor:  # ours has none: its configuration, and so its digest, is what it was
+            del self.shape["divisor"]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = NETWORKS[self.mode](shape).eval()

@@ -55,6 +55,7 @@ class Shape:
     rank: int = 0  # of the regression; 0: none
     mask: bool = True  # False: every token moves (ablation)
     scale: bool = True  # False: the direction's own length is the size of the shift (ablation)
+    divisor: int = 0  # reference: whose root divides its attention; 0: ``text``, as folders have it that do not say
 
 
 class Shift(NamedTuple):

@@ -12,8 +12,12 @@ The rule, with its quirks kept on purpose (the guard applies it, see ``guard.py`
     * argmax decides (p >= 0.5); after a shift, ``interval`` - 1 steps pass without a look
 Not kept: the countdown that leaked into the next image, and the crash on more than one image.
 
-Names: the release's parameter names were not at hand. :func:`from_official` pairs an official state dict with ours in
-order, all shapes equal, or by a mapping that you give; anything else is an error, never a guess.
+Attention is divided by the square root of 768, as the release has it at any width of the text (``Shape.divisor``);
+folders that were saved before that was known keep the width they were trained with.
+
+Official files: :func:`read_official` pairs a state dict with ours in order, all shapes equal. The order is ours but for
+the positional table, which is a parameter of the release's outermost module and so comes first
+(:func:`official_order`). Another order needs a mapping of names; anything else is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from .net import Shape, Shift, sinusoid
 
 TIME, TIME_OUT, LATENT_OUT = 320, 64, 512
 JOINT, HEADS, RANK = LATENT_OUT + TIME_OUT, 4, 16
+DIVISOR = 768  # whose root divides the release's attention, whatever the width of the text
+PLACES = "gate.place"  # our name of the positional table
 PARAMETERS = 14_573_574  # at 77 x 768, 4 channels
 
 
@@ -50,14 +56,15 @@ class Residual(nn.Module):
 class Head(nn.Module):
     """One full-width head of attention: a single query from the joint feature on all tokens."""
 
-    def __init__(self, text: int) -> None:
+    def __init__(self, text: int, divisor: int) -> None:
         super().__init__()
+        self.divisor = divisor
         self.q, self.k, self.v = nn.Linear(JOINT, text), nn.Linear(text, text), nn.Linear(text, text)
         self.norm = nn.LayerNorm(text)
 
     def forward(self, joint: Tensor, tokens: Tensor) -> Tensor:
         q, k, v = self.q(joint)[:, None], self.k(tokens), self.v(tokens)
-        weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+        weights = (q @ k.transpose(1, 2) / self.divisor**0.5).softmax(-1)
         return self.norm((weights @ v)[:, 0] + v.mean(1))
 
 
@@ -93,7 +100,7 @@ class Reference(nn.Module):
         self.blocks = nn.Sequential(Residual(shape.channels, 64), Residual(64, 128), Residual(128, 256))
         self.latent = nn.Sequential(nn.Linear(256, LATENT_OUT), nn.ReLU(), nn.Dropout(0.2))
         self.time = nn.Sequential(nn.Linear(TIME, TIME_OUT), nn.SiLU(), nn.LayerNorm(TIME_OUT))
-        self.heads = nn.ModuleList(Head(d) for _ in range(HEADS))
+        self.heads = nn.ModuleList(Head(d, shape.divisor or d) for _ in range(HEADS))
         self.cross, self.cross_norm = nn.Linear(HEADS * d, d), nn.LayerNorm(d)
         self.judge = nn.Sequential(nn.Linear(JOINT + 2 * d, 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, 2))
         self.delta = nn.Sequential(nn.Linear(JOINT + d, 512), nn.ReLU(), nn.Linear(512, d))
@@ -118,10 +125,16 @@ class Reference(nn.Module):
         return Shift(logits, direction, mask, self.scale(tokens)[..., 0].sigmoid())
 
 
+def official_order(shape: Shape) -> list[str]:
+    """Our names in the order of an official state dict: the positional table, then as ours."""
+    return [PLACES, *(name for name in Reference(shape).state_dict() if name != PLACES)]
+
+
 def read_official(path: str | Path, names: Mapping[str, str] | None = None) -> tuple[Shape, dict[str, Tensor]]:
     """An official ``.pt`` state dict → (shape, our state dict). Read with ``weights_only``.
 
-    ``names`` maps official names to ours; without it the tensors are paired in order, and every shape must be equal.
+    ``names`` maps official names to ours; without it the tensors are paired in the official order, and every shape must
+    be equal.
     Raises :class:`BadFile` for anything that is not the released architecture.
     """
     found = read_torch(path, "a state dict as .pt", "check the path and the file")
@@ -137,12 +150,13 @@ def _renamed(found: dict[str, Tensor], names: Mapping[str, str] | None, path: st
         found if names is None else {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
     )
     wanted = {} if shape is None else Reference(shape).state_dict()
-    pairs = zip(found, wanted, strict=False) if names is None else names.items()
+    order = [] if shape is None else official_order(shape)
+    pairs = zip(found, order, strict=False) if names is None else names.items()
     known = {ours: found[theirs] for theirs, ours in pairs if theirs in found and ours in wanted}
     odd = [name for name, value in known.items() if value.squeeze().shape != wanted[name].squeeze().shape]
     if shape is None or len(found) != len(wanted) or len(known) != len(wanted) or odd:
         got = f"{path}: {len(found)} tensors, {len(known)} of them in place, {len(odd)} with another shape"
-        raise BadFile("the released network's tensors in order", got, "give names={official name: ours}")
+        raise BadFile("the released network's tensors in its order", got, "give names={official name: ours}")
     return shape, {name: value.reshape(wanted[name].shape) for name, value in known.items()}
 
 

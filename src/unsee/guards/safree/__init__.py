@@ -14,7 +14,10 @@ Cost        none per step; per call a text-encoder pass over the phrases, and ov
             it has tokens
 Differs     * The summary of a text is the row of its end token, found by id (never as the largest id, which is what
               transformers' pooled output takes it for where a configuration is old), as the denoiser reads it. On
-              SD 1.x that is the released code's pooled output. On SDXL and SD3 it joins the CLIP encoders.
+              SD 1.x that is the released code's pooled output, up to 75 tokens. Of a longer prompt that code cuts the
+              end token off: what is pooled then is the start token's row, which no token changes, so all distances are
+              equal and nothing is filtered. Here the end token stays, and the 75 tokens that are read are tested. On
+              SDXL and SD3 the summary joins the CLIP encoders.
             * T5 rows (SD3, FLUX) are filtered by themselves; a T5 text's summary is the mean of its rows. So is
               the pooled embedding of SDXL, SD3 and FLUX, which would otherwise carry the concept past the filter.
             * t' is scaled by steps / 50 (``scale_steps=False``: absolute), and counts the pipeline's own steps.
@@ -24,7 +27,11 @@ Differs     * The summary of a text is the row of its end token, found by id (ne
               prompt's skip features are larger than the original's at low frequencies, they are multiplied by s < 1.
               The released code only adds a third branch to the batch for it, which changes nothing; by default there
               is none. It costs two passes per step.
-            * One pseudo-inverse tolerance for all (RCOND), that of the released code's float32.
+            * Directions of a span below ``cutoff`` = 1e-3 of its largest singular value are left out: there float32 has
+              noise. The released code inverts X'X in float32 with PyTorch's default cut-off of 1e-15, which leaves
+              nothing out (``cutoff=0``: the whole span, in float64).
+Published   (``SAFREE.as_published()``) alpha .01, t' <= 10 of 50 steps whatever the sampler has, the whole span; for
+            artists k 3.5 and t0 5.5
 A prompt of one token has nothing to compare it with: the token is taken for a trigger, as in the released code.
 A prompt without tokens has none. Prompts as embeddings are refused: their tokens cannot be left out one by one.
 """

@@ -16,6 +16,7 @@ from ..base import Guard
 from ..negative_prompt import NegativePrompt, warn_if_cut, words
 from .attention import damped, watched
 from .subspace import (
+    RCOND,
     Columns,
     Part,
     basis,
@@ -71,6 +72,7 @@ class SAFREE(Guard):
     name: ClassVar[str] = "safree"
     summary: ClassVar[str] = "SAFREE: projects tokens off the concept's subspace, with its words as negative prompt."
     needs_text: ClassVar[bool] = True  # embeddings instead of prompts are refused
+    published: ClassVar[dict[str, Any]] = {"scale_steps": False, "cutoff": 0.0}
 
     phrases: tuple[str, ...]
     negative: str | None = None
@@ -81,6 +83,7 @@ class SAFREE(Guard):
     t0: float = 5.333
     scale_steps: bool = True
     re_attention: bool = False
+    cutoff: float = RCOND  # singular values below this share of the largest are no direction of a span
 
     def __post_init__(self) -> None:
         if isinstance(self.phrases, str):
@@ -91,6 +94,8 @@ class SAFREE(Guard):
                 raise UnknownName(f"SAFREE {kind}", value, known)
         if self.alpha <= -1 or not math.isfinite(self.alpha):
             raise UserError("alpha above -1", str(self.alpha), "the paper has 0.01")
+        if not 0.0 <= self.cutoff < 1.0:
+            raise UserError("a cutoff in [0, 1)", str(self.cutoff), "leave it out, or take 0 for the whole span")
 
     @classmethod
     def for_concept(cls, concept: Any, **more: Any) -> Self:
@@ -121,7 +126,7 @@ class SAFREE(Guard):
     def start(self, generation: Generation, columns: Columns, negative: Encoding | None) -> State:
         """The state of a generation whose concept is ``columns``, with ``negative`` as its negative text."""
         texts, length = _texts(generation), _length(generation)
-        bases = {name: basis(matrix) for name, matrix in columns.items()}
+        bases = {name: basis(matrix, self.cutoff) for name, matrix in columns.items()}
         made = {text: self.filter(generation.backbone, text, bases, length) for text in dict.fromkeys(texts)}
         return State([made[text] for text in texts], negative)
 
@@ -134,7 +139,7 @@ class SAFREE(Guard):
         for view in found:
             n = int(ends[view.encoder]) - view.start
             concept, m = bases[view.name], columns[view.name][:n] if columns else torch.zeros(0, len(bases[view.name]))
-            parts.append(Part(view, concept, basis(m), triggers(residuals(m, concept), self.alpha)))
+            parts.append(Part(view, concept, basis(m, self.cutoff), triggers(residuals(m, concept), self.alpha)))
         said = [word for part in parts if part.view.rows is not None for word in trigger_words(backbone, ids, part)]
         return Filter(tuple(parts), list(dict.fromkeys(said)), self._last(parts, whole, ends), whole)
 

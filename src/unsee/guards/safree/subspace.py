@@ -16,7 +16,7 @@ from ..generation import turning
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
 
-RCOND = 1e-3  # of the largest singular value: float32's pseudo-inverse of X'X cuts off at about there
+RCOND = 1e-3  # of the largest singular value; what float32 texts have below it is noise
 AT_ONCE = 64  # prompts with a token left out that are encoded together
 
 Columns = dict[str, Tensor]  # view → (K, D) float64, one row per phrase
@@ -90,17 +90,22 @@ class Part:
         return placed.to(rows.device)
 
 
-def basis(rows: Tensor) -> Tensor:
-    """``(K, D)`` rows → an orthonormal basis ``(D, rank)`` of their span: P = Q Q' = X (X'X)^+ X' with X = rows'."""
+def basis(rows: Tensor, cutoff: float = RCOND) -> Tensor:
+    """``(K, D)`` rows → an orthonormal basis ``(D, rank)`` of their span: P = Q Q' = X (X'X)^+ X' with X = rows'.
+
+    Directions whose singular value is at most ``cutoff`` times the largest are left out; 0: those that float64 cannot
+    tell from none.
+    """
     if not len(rows):
         return torch.zeros(rows.shape[1], 0, dtype=torch.float64)
     _, s, vt = torch.linalg.svd(rows.double(), full_matrices=False)
-    return vt[s > RCOND * s[0]].T
+    least = max(cutoff, max(rows.shape) * torch.finfo(torch.float64).eps)
+    return vt[s > least * s[0]].T
 
 
-def projector(rows: Tensor) -> Tensor:
+def projector(rows: Tensor, cutoff: float = RCOND) -> Tensor:
     """P of the span of ``(K, D)`` rows: ``(D, D)``, symmetric, idempotent, its trace is its rank."""
-    q = basis(rows)
+    q = basis(rows, cutoff)
     return q @ q.T
 
 
