@@ -21,7 +21,7 @@ MINOR = {
         schoolchildren schooler schoolers schoolage preschool preschooler preschoolers kindergarten kindergartner
         kindergartners kindergartener kindergarteners grader graders daughter daughters stepdaughter stepdaughters
         granddaughter granddaughters grandson grandsons grandchild grandchildren niece nieces nephew nephews stepson
-        lass lassie lad laddie youngling younglings toddlerhood childhood girlhood boyhood
+        lassie laddie youngling younglings toddlerhood childhood girlhood boyhood
         """,
     "de": """
         kind kinder kindes kindern kleinkind kleinkinder schulkind schulkinder kindlich- madchen maedchen schulmadchen
@@ -192,5 +192,5 @@ APART = """
     a an the us in on no so to is it as at be or of by i we he she me my and for her his
     """  # what no half of a word that was cut in two is
 WHOLE = """
-    therapist therapists nineteen nineteens nineteenth brainchild brainchildren lassa abreast asexual
+    therapist therapists nineteen nineteens nineteenth brainchild brainchildren abreast asexual
     """  # words that only look as if they were made of others
