@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadFile, Mismatch
-from ..files import load_tensors, save_tensors, whole
+from ..files import load_tensors, save_tensors
 from ..types import Prompt
+from ..writing import whole
 from .base import AttackedPrompt, Spent, total
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
     """
     file = Path(file)
     kept: dict[str, Tensor] = {}
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for one in found:
         name = digest(one.words)

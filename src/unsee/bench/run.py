@@ -77,6 +77,8 @@ def run(
     """
     progress = progress or (lambda stage, done, total: None)
     groups = suite.groups(tuple(only))
+    Store.check(out)
+    models.check_device(device)
     known = {name: concepts.load(name) for name in suite.concepts}
     for group in groups:
         group.stack.check(known[group.concept])

@@ -14,25 +14,29 @@ number of workers and shards, either engine, killed and resumed or not (on one k
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import BadFile, UserError
-from ..files import whole
+from ..errors import BadFile, Unwritable, UserError
+from ..writing import check_place, whole, writing
 from ..types import Outcome, Prompt, Record, Sample, Verdict
 from .plan import Cell, Suite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LOCK = "writer.lock"
 VERSION = 1  # of the tables below
 TIMINGS = ("seconds",)  # columns of the export that no two runs share
 MARKS = "CREATE TABLE IF NOT EXISTS marks (suite TEXT PRIMARY KEY, mark TEXT)"  # of a suite; older stores have none
@@ -74,15 +78,16 @@ class Store:
         path = self.folder / "store.sqlite"
         if not write and not path.is_file():
             raise BadFile("the folder of a run", f"no store in {folder}", "make one with unsee bench SUITE --out R")
+        self._copy = contextlib.ExitStack()  # of a store on a read-only disk, where it needs one
         if write:
             self._take()
-        self._db = sqlite3.connect(path)
+        self._db = sqlite3.connect(path) if write else _for_reading(path, self._copy)
         self._db.row_factory = sqlite3.Row
         try:
             self._open(write)
         except sqlite3.DatabaseError as error:
             self.close()
-            raise BadFile("a store of unsee", f"{path} ({error})", "choose another folder") from None
+            raise _refusal(error, path) or BadFile("a store of unsee", f"{path} ({error})", "choose another") from None
         except BaseException:
             self.close()
             raise
@@ -95,9 +100,17 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+        self._copy.close()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    @staticmethod
+    def check(folder: str | Path) -> None:
+        """Raises :class:`UserError` if ``folder`` cannot be written or has a writer; before any work. Leaves nothing."""
+        check_place(folder)
+        if (Path(folder) / LOCK).is_file():
+            _sole(Path(folder)).close()
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -145,8 +158,7 @@ class Store:
         Pictures first, so that no line names one that is not there.
         """
         for row in other._db.execute("SELECT DISTINCT image FROM images"):
-            if not self.path(row["image"]).exists():
-                self._put_image(other.image(row["image"]))
+            self._put_bytes(row["image"], other.bytes_of(row["image"]))
         with self._transaction() as db:
             for table in ("suites", "cells", "images", "verdicts", "measures"):
                 rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {table}")]
@@ -247,6 +259,10 @@ class Store:
         """The RGB image with this sha256. Raises :class:`BadFile` if it is missing or was changed."""
         from PIL import Image
 
+        return Image.open(io.BytesIO(self.bytes_of(digest))).convert("RGB")
+
+    def bytes_of(self, digest: str) -> bytes:
+        """The file of that image. Raises :class:`BadFile` if it is missing or was changed."""
         path = self.path(digest)
         try:
             data = path.read_bytes()
@@ -254,7 +270,17 @@ class Store:
             raise BadFile(f"the image {path}", "no such file", "restore it, or run the suite in a new folder") from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise BadFile(f"the image {path} as stored", "other bytes", "restore it, or run the suite in a new folder")
-        return Image.open(io.BytesIO(data)).convert("RGB")
+        return data
+
+    def check_pictures(self) -> None:
+        """Raises :class:`BadFile` unless all that was planned is there: drawn, judged, and each file as it was stored."""
+        planned = self._db.execute("SELECT count(*) FROM cells").fetchone()[0]
+        made = self._db.execute(f"SELECT count(*) FROM ({RECORDS})").fetchone()[0]
+        if made != planned:
+            got = f"{made} of {planned} in {self.folder}"
+            raise BadFile("every picture that was planned, drawn and judged", got, "run its command again; it goes on")
+        for row in self._db.execute("SELECT DISTINCT image FROM images"):
+            self.bytes_of(row["image"])
 
     def path(self, digest: str) -> Path:
         return self.folder / "images" / digest[:2] / f"{digest}.png"
@@ -273,23 +299,14 @@ class Store:
 
     def _take(self) -> None:
         """Become the one writer. A database lock needs no cleaning up: it dies with the process."""
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise BadFile("a folder for the run", f"{self.folder} ({why})", "choose another --out") from None
-        self._lock = sqlite3.connect(self.folder / "writer.lock", timeout=0.2, isolation_level=None)
-        try:
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError:
-            self._lock.close()
-            raise UserError(
-                "a run folder with one writer",
-                f"{self.folder} in use by another process",
-                "wait or choose another --out",
-            ) from None
-        for left in (self.folder / "images").glob("fresh-*"):  # of a run that was killed
-            left.unlink()
+            (self.folder / LOCK).touch()
+        self._lock = _sole(self.folder)
+        with writing(self.folder):
+            (self.folder / "store.sqlite").touch()  # SQLite itself would not ask the umask
+            for left in (self.folder / "images").glob("fresh-*"):  # of a run that was killed
+                left.unlink()
 
     def _open(self, write: bool) -> None:
         if write:
@@ -307,20 +324,93 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         if self._lock is None:
             raise RuntimeError("the store was opened for reading")
-        with self._db:
-            yield self._db
+        try:
+            with self._db:
+                yield self._db
+        except sqlite3.OperationalError as error:
+            raise _refusal(error, self.folder / "store.sqlite") or error from None
 
     def _put_image(self, image: Image) -> str:
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, format="PNG")
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-        path = self.path(digest)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self.folder / "images" / f"fresh-{os.getpid()}"
-            fresh.write_bytes(buffer.getvalue())
-            os.replace(fresh, path)
+        self._put_bytes(digest, buffer.getvalue())
         return digest
+
+    def _put_bytes(self, digest: str, data: bytes) -> None:
+        path, fresh = self.path(digest), self.folder / "images" / f"fresh-{os.getpid()}"
+        if path.exists():
+            return
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fresh.write_bytes(data)
+                os.replace(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+
+def _sole(folder: Path) -> sqlite3.Connection:
+    """The lock of the one writer, taken. It needs no cleaning up: it dies with its process, however that ends."""
+    lock = sqlite3.connect(folder / LOCK, timeout=0.2, isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.DatabaseError as error:
+        lock.close()
+        told = _refusal(error, folder / LOCK)
+        raise told or BadFile("the lock of a run", f"{folder / LOCK} ({error})", "choose another --out") from None
+    return lock
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> UserError | None:
+    """The line for what is no fault of ours nor of the file: another writer, or the disk."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        got, do = f"{path.parent} in use by another process", "wait or choose another --out"
+        return UserError("a run folder with one writer", got, do)
+    if code == sqlite3.SQLITE_FULL:
+        return Unwritable("a place to write", f"{path} ({error})", "free some room; the same command goes on")
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return Unwritable("a place to write", f"{path} ({error})", "choose another --out, or change its rights")
+    return None
+
+
+def _for_reading(path: Path, kept: contextlib.ExitStack) -> sqlite3.Connection:
+    """A store that another process may be writing, or one on a disk where nothing can be written.
+
+    There SQLite cannot make the index that a WAL needs. Without a WAL the file is read as one that does not change;
+    with one, what was stored last is in it, so both are copied and read together.
+    """
+    db = sqlite3.connect(path)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchall()
+        return db
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return db  # what is wrong is told where it is opened
+    except sqlite3.DatabaseError:
+        return db
+    db.close()
+    log = path.with_name(path.name + "-wal")
+    if not log.exists() or not log.stat().st_size:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+    return sqlite3.connect(_copied([path, log], Path(kept.enter_context(tempfile.TemporaryDirectory()))))
+
+
+def _copied(files: list[Path], place: Path) -> Path:
+    """The first of ``files`` in ``place``, all copied at one state. Raises :class:`BadFile` where they do not rest."""
+
+    def state() -> list[tuple[int, int]]:
+        return [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+    for _ in range(3):
+        before = state()
+        with writing(place):
+            for file in files:
+                shutil.copyfile(file, place / file.name)
+        if state() == before:
+            return place / files[0].name
+    raise BadFile("a store at rest on a read-only disk", f"{files[0]}, which is being written", "wait for its run")
 
 
 def _record(row: sqlite3.Row) -> Record:

@@ -14,6 +14,7 @@ from ..bench import models
 from ..bench.defenses import Stack, settings
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import DEFENSES, resolve
+from ..writing import check_place
 
 if TYPE_CHECKING:
     from ..guards.base import Progress
@@ -65,4 +66,5 @@ def probe(concept: str, model: str, hosts: list[str], ine: str | None, n: int, s
 def _free(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadFile("a new folder as --out", f"{folder}, which is there", "remove it, or choose another --out")
+    check_place(folder.parent)
     return folder

@@ -27,7 +27,8 @@ from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
-from ..files import digest, whole
+from ..files import digest
+from ..writing import whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
@@ -336,6 +337,5 @@ class Notes:
 
     def keep(self, **values: Any) -> None:
         self._known |= values
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(self.path) as fresh:
             fresh.write_text(json.dumps(self._known, indent=1) + "\n", encoding="utf-8")

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import writing
 from ..errors import BadFile
 from ..files import load_tensors, save_tensors, sha256
 from ..registry import DEFENSES, resolve
@@ -44,23 +43,19 @@ def save(defense: Defense, folder: str | Path) -> Path:
 @contextmanager
 def placed(folder: str | Path) -> Iterator[Path]:
     """A new folder to fill, moved to ``folder`` if the block ends well; only a saved defense is ever replaced."""
-    folder = Path(folder)
-    free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield made
-        os.chmod(made, 0o755)  # mkdtemp makes it private
-        _swap(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    free(Path(folder))
+    with writing.placed(Path(folder)) as fresh:
+        yield fresh
 
 
 def free(folder: Path) -> None:
-    """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense."""
+    """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense, and can be written."""
+    if folder.is_symlink() and not folder.exists():
+        raise BadFile("an empty or new folder", f"{folder}, a link to nothing", "choose another folder")
     saved = (folder / CONFIG).is_file() or (folder / STACK).is_file()
     if folder.exists() and not saved and (not folder.is_dir() or any(folder.iterdir())):
         raise BadFile("an empty or new folder", f"{folder} with other files in it", "choose another folder")
+    writing.check_place(folder.parent)
 
 
 def load(cls: type[D], source: str | Path, *, revision: str | None = None) -> D:
@@ -174,17 +169,9 @@ def _write(defense: Defense, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _swap(made: Path, folder: Path) -> None:
-    """Moves the finished folder into place; an older one goes aside first and is removed last."""
-    aside = made.with_name(made.name + ".old")
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(made, folder)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _folder(source: str | Path, revision: str | None) -> Path:
     path = Path(source)
+    writing.recover(path)
     if path.exists():
         return path
     if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):

@@ -21,7 +21,7 @@ def write(store: Store, run: Run | None = None) -> Path:
 
     ``run`` is what was gathered of it, where that was done already.
     """
-    from ..files import whole
+    from ..writing import whole
     from . import card, html
     from .gather import gather
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import judges
+from ..writing import whole
 from .studio import Studio, guidance_for
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ class Validation:
                 guidance=guidance_for(self.concept, self.training.guidance),
             ).images
         place = self.work / folder
-        place.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
-            image.save(place / f"{i:03d}.png")
+            with whole(place / f"{i:03d}.png") as fresh:
+                image.save(fresh, format="PNG")
         if self.judge is None:
             return {"images": len(images)}
         verdicts = [v.outcome for v in self.judge(images, self.prompts, self.concept)]

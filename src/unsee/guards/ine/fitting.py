@@ -18,6 +18,7 @@ from ...concepts.compose import fill, reworded, thing_asked
 from ...errors import BadFile, UnknownName, UserError
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
+from ...writing import whole
 from ..attach import protect
 from ..base import Guard
 
@@ -232,7 +233,5 @@ def _folder(name: str) -> list[Image]:
 
 
 def _save(picture: Image, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    picture.save(partial, format="PNG")
-    partial.replace(file)
+    with whole(file) as fresh:
+        picture.save(fresh, format="PNG")
