@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Unwritable
+from .errors import Unwritable, UserError
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSALS = NO_ROOM | {  # of a disk or its owner, never a fault of ours
@@ -53,7 +53,7 @@ def refusal(error: OSError, place: str | Path = "") -> Unwritable | None:
     """The line for an error of the disk; None for an error of another kind."""
     if error.errno not in REFUSALS:
         return None
-    where = str(place or error.filename or "a file")
+    where = str(place or error.filename or "a file or standard output")
     room = "free some room, or choose another place; the same command goes on"
     do = room if error.errno in NO_ROOM else "choose another place, or change its rights"
     return Unwritable("a place to write", f"{where} ({error.strerror or os.strerror(error.errno)})", do)
@@ -122,6 +122,26 @@ def recover(folder: Path) -> None:
             if done or late or folder.exists():
                 return
         time.sleep(0.01)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within: no other process of this machine makes ``folder``. Raises :class:`UserError` while one does.
+
+    The lock, a folder beside it, is left by a process that is killed, and taken over.
+    """
+    lock = _beside(Path(os.path.abspath(folder)), "lock")
+    with writing(folder), contextlib.ExitStack() as stack:
+        while True:
+            lock.mkdir(parents=True, exist_ok=True)
+            ours = stack.enter_context(_held(lock))
+            if lock.exists():  # else its last owner took it away in between
+                break
+        if ours is False:
+            got, do = f"{folder} in use by another process", "wait or choose another --out"
+            raise UserError("a folder that no other process is making", got, do)
+        stack.callback(shutil.rmtree, lock, ignore_errors=True)
+        yield
 
 
 @contextmanager

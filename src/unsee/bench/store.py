@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BadFile, Unwritable, UserError
-from ..writing import check_place, whole, writing
 from ..types import Outcome, Prompt, Record, Sample, Verdict
+from ..writing import check_place, whole, writing
 from .plan import Cell, Suite
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Store:
 
     @staticmethod
     def check(folder: str | Path) -> None:
-        """Raises :class:`UserError` if ``folder`` cannot be written or has a writer; before any work. Leaves nothing."""
+        """Raises :class:`UserError` if ``folder`` cannot be written or has a writer. Leaves nothing."""
         check_place(folder)
         if (Path(folder) / LOCK).is_file():
             _sole(Path(folder)).close()
@@ -273,7 +273,7 @@ class Store:
         return data
 
     def check_pictures(self) -> None:
-        """Raises :class:`BadFile` unless all that was planned is there: drawn, judged, and each file as it was stored."""
+        """Raises :class:`BadFile` unless all that was planned is drawn and judged, each file as it was stored."""
         planned = self._db.execute("SELECT count(*) FROM cells").fetchone()[0]
         made = self._db.execute(f"SELECT count(*) FROM ({RECORDS})").fetchone()[0]
         if made != planned:

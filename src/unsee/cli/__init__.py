@@ -36,12 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = _run(arguments)
         except Stopped as stop:
-            return _fail(told, stop.code)
+            code = _fail(told, stop.code)
         except BaseException:
             if not came:
                 raise
-            return _fail(told, 128 + came[0])  # what a stop leads to elsewhere, in workers for one
-        return _flushed(_fail(told, code) if code == INTERRUPTED else code)
+            code = _fail(told, 128 + came[0])  # what a stop leads to elsewhere, in workers for one
+        else:
+            code = _fail(told, code) if code == INTERRUPTED else code
+        return _flushed(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -94,7 +96,7 @@ def _flushed(code: int) -> int:
         return code
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush as Python ends
-        told = refusal(error, "standard output")
+        told = None if code else refusal(error, "standard output")
         return _fail(str(told), 1) if told else code or 1
 
 

@@ -14,7 +14,7 @@ from ..bench import models
 from ..bench.defenses import Stack, settings
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import DEFENSES, resolve
-from ..writing import check_place
+from ..writing import alone, check_place
 
 if TYPE_CHECKING:
     from ..guards.base import Progress
@@ -36,10 +36,11 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
     stack = Stack.parse(hosts) if hosts else Stack()
     pipe, lines = models.open_model(model, device), []
     for concept, folder in zip(wanted, folders, strict=True):
-        host = stack.fit(concept, folder.with_name(folder.name + ".hosts"), lambda: pipe, progress)
-        work = folder.with_name(folder.name + ".work")
-        made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **how)
-        made.save_pretrained(folder)
+        with alone(folder):
+            host = stack.fit(concept, folder.with_name(folder.name + ".hosts"), lambda: pipe, progress)
+            work = folder.with_name(folder.name + ".work")
+            made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **how)
+            made.save_pretrained(folder)
         lines.append({"path": str(folder), "method": method, "concept": concept.name, "record": made.record})
     return lines
 

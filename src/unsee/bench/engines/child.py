@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -82,6 +83,7 @@ def _no_interrupt() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # the first child starts it, and it would let Ctrl-C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -92,8 +94,9 @@ def _no_interrupt() -> Iterator[None]:
 def _live(link: Connection, parent: int, module: str, name: str, arguments: tuple[Any, ...]) -> None:
     """The child's life: one answer for each task, until nobody asks any more."""
     _end_with(parent)
-    if not hasattr(signal, "pthread_sigmask"):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "fork" in multiprocessing.get_all_start_methods():  # then a library's locks (tqdm's) have no names, so a child
+        multiprocessing.set_start_method("fork", force=True)  # that is killed leaves none, and no warning about them
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(link, tasks), daemon=True).start()
     work: Callable[[Any], Any] | None = None
