@@ -105,7 +105,7 @@ def _live(link: Connection, parent: int, module: str, name: str, arguments: tupl
         try:
             if work is None:
                 work = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)(*arguments)
-            answer = work(pickle.loads(given)), None
+            answer: tuple[Any, Exception | None] = work(pickle.loads(given)), None
         except Exception as error:
             answer = None, _portable(error)
         link.send_bytes(pickle.dumps(answer))
