@@ -149,13 +149,28 @@ def test_a_whole_run_is_no_shard_and_an_old_store_can_still_be_read(runs, tmp_pa
         assert store.mark("tiny") == {}
 
 
-def test_a_spoiled_picture_is_not_merged(runs, tmp_path):
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda run: next(run.rglob("*.png")).write_bytes(b"x"), "other bytes"),
+        (lambda run: next(run.rglob("*.png")).unlink(), "No such file"),
+        ("DELETE FROM images WHERE cell = (SELECT min(cell) FROM images)", "drawn and judged, got .* of "),
+        ("DELETE FROM verdicts WHERE cell = (SELECT min(cell) FROM verdicts)", "drawn and judged, got .* of "),
+    ],
+    ids=["spoiled", "lost", "not drawn", "not judged"],
+)
+def test_a_shard_without_all_its_pictures_is_refused_before_anything_is_written(runs, tmp_path, spoil, told):
     import shutil
 
     shutil.copytree(runs / "2of2", tmp_path / "two")
-    next((tmp_path / "two" / "images").rglob("*.png")).write_bytes(b"x")
-    with pytest.raises(BadFile, match="other bytes"):
+    if callable(spoil):
+        spoil(tmp_path / "two")
+    else:
+        with sqlite3.connect(tmp_path / "two" / "store.sqlite") as db:
+            db.execute(spoil)
+    with pytest.raises(BadFile, match=told):
         merge([runs / "1of2", tmp_path / "two"], tmp_path / "R")
+    assert not (tmp_path / "R").exists()
 
 
 def test_a_stopped_shard_goes_on_and_is_the_same(runs, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ UnseeError
 │   ├── UnknownName      a name that is not registered (says the nearest)
 │   ├── MissingExtra     a package that only an extra installs
 │   ├── BadFile          a file that is missing, broken or of the wrong kind
+│   │   └── Unwritable   a place without room, without permission, or read-only
 │   ├── Unsupported      a pipeline or a call that a defense cannot protect
 │   └── Mismatch         a defense fitted for another model or text encoder
 └── GuardFailure         a guard could not do its work (NaN, lost hook): no image is returned
@@ -59,6 +60,10 @@ class MissingExtra(UserError):
 
 class BadFile(UserError):
     """A file that cannot be read as what it should be."""
+
+
+class Unwritable(BadFile):
+    """A place that cannot be written: no room, no permission, a read-only disk. What was there stays as it was."""
 
 
 class Unsupported(UserError):

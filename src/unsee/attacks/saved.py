@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..concepts import refuse_minors
 from ..errors import BadFile, Mismatch
-from ..files import TABLE, is_dir, load_tensors, read_json, save_tensors, typed, whole
+from ..files import TABLE, is_dir, load_tensors, read_json, save_tensors, typed
 from ..types import Prompt
+from ..writing import whole
 from .base import AttackedPrompt, Spent, total
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ def save(found: Sequence[AttackedPrompt], file: str | Path, **about: Any) -> Pat
     """
     file = Path(file)
     kept: dict[str, Tensor] = {}
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     for one in found:
         name = digest(one.words)

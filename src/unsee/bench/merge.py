@@ -2,8 +2,9 @@
 
     unsee merge R1 R2 --out R
 
-Nothing is drawn, judged or fitted. Every shard must be there, once, finished, and of the same suite, model, judge,
-defenses, versions and threads; anything else is told in one line, before anything is written.
+Nothing is drawn, judged or fitted. Every shard must be there, once, finished, with all its pictures as they were
+stored, and of the same suite, model, judge, defenses, versions and threads; anything else is told in one line, before
+anything is written.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import whole
+from ..writing import whole
 from .shard import Shard
 from .store import Store
 
@@ -33,6 +34,9 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> int:
     with ExitStack() as stack:
         shards = [stack.enter_context(Store(folder)) for folder in folders]
         _check([_facts(shard) for shard in shards])
+        Store.check(out)
+        for shard in shards:
+            shard.check_pictures()
         with Store(out, write=True) as store:
             for shard in shards:
                 store.take_over(shard)
@@ -104,6 +108,5 @@ def _copy(source: Path, target: Path) -> None:
     for file in sorted(path for path in source.rglob("*") if path.is_file() and not _scratch(path)):
         place = target / file.relative_to(source)
         if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
             with whole(place) as fresh:
                 shutil.copyfile(file, fresh)

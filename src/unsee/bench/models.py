@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
 from ..files import digest, is_file, read_text
 
 METRICS = {  # model family → metric → extractor; a family without any has these columns empty
@@ -27,12 +28,37 @@ GUIDANCE = {"picto": 4.0}  # DDIM at 3 to 5 draws best there; Stable Diffusion's
 
 
 def open_model(name: str, device: str = "cpu") -> Any:
-    """A diffusers pipeline, its own progress bar silenced. Raises :class:`UserError` if there is none."""
+    """A diffusers pipeline, its own progress bar silenced.
+
+    Raises :class:`UserError` if there is none, or no such device: before anything is loaded.
+    """
     from ..models import load
 
+    check_device(device)
     pipe = load(name)
     pipe.set_progress_bar_config(disable=True)
     return pipe if device == "cpu" else pipe.to(device)
+
+
+def check_device(device: str) -> None:
+    """Raises :class:`UserError` unless this machine's torch can compute on ``device``. It is tried, not asked for."""
+    import torch
+
+    try:
+        able = torch.ones(1, device=torch.device(device)).add(1).item() == 2  # ``meta`` has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise UserError("a device that torch has here", f"{device!r} ({why})", _devices()) from None
+    if not able:
+        raise UserError("a device that torch has here", repr(device), _devices())
+
+
+def _devices() -> str:
+    """Those there are, as advice."""
+    import torch
+
+    found = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return "use " + " or ".join(found + ["mps"] * torch.backends.mps.is_available())
 
 
 def fingerprint(pipe: Any) -> list[Any]:

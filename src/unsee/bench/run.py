@@ -78,6 +78,8 @@ def run(
     """
     progress = progress or (lambda stage, done, total: None)
     groups = suite.groups(tuple(only))
+    Store.check(out)
+    models.check_device(device)
     known = {name: concepts.load(name) for name in suite.concepts}
     distinct("concepts", [known[name].name for name in suite.concepts])
     for group in groups:

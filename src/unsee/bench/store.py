@@ -14,6 +14,7 @@ number of workers and shards, either engine, killed and resumed or not (on one k
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -33,19 +34,21 @@ from ..files import (
     columns,
     decode_image,
     exists,
+    open_resting,
     open_sqlite,
     read_bytes,
-    whole,
     write_parquet,
 )
 from ..pictures import save_png
 from ..types import Outcome, Record, Sample, Verdict
+from ..writing import check_place, whole, writing
 from . import lines
 from .plan import Cell, Suite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+LOCK = "writer.lock"
 VERSION = 1  # of the tables below
 TIMINGS = ("seconds",)  # columns of the export that no two runs share
 MARKS = "CREATE TABLE IF NOT EXISTS marks (suite TEXT PRIMARY KEY, mark TEXT)"  # of a suite; older stores have none
@@ -95,10 +98,12 @@ class Store:
         path = self.folder / "store.sqlite"
         if not write and not exists(path):
             raise BadFile("the folder of a run", f"no store in {folder}", "make one with unsee bench SUITE --out R")
+        self._copy = contextlib.ExitStack()  # of a store on a read-only disk, where it needs one
         if write:
             self._take()
+        what, do = "a store of unsee", "choose another folder"
         try:
-            self._db = open_sqlite(path, "a store of unsee", "choose another folder", new=write)
+            self._db = open_sqlite(path, what, do, new=True) if write else open_resting(path, what, do, self._copy)
         except BaseException:
             self._unlock()
             raise
@@ -117,12 +122,20 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
+        self._copy.close()
         self._unlock()
 
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    @staticmethod
+    def check(folder: str | Path) -> None:
+        """Raises :class:`UserError` if ``folder`` cannot be written or has a writer. Leaves nothing."""
+        check_place(folder)
+        if (Path(folder) / LOCK).is_file():
+            _sole(Path(folder)).close()
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -170,8 +183,7 @@ class Store:
         Pictures first, so that no line names one that is not there.
         """
         for row in other._db.execute("SELECT DISTINCT image FROM images"):
-            if not self.path(row["image"]).exists():
-                self._put_image(other.image(row["image"]))
+            self._put_bytes(row["image"], other.bytes_of(row["image"]))
         with self._transaction() as db:
             for table in ("suites", "cells", "images", "verdicts", "measures"):
                 rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {table}")]
@@ -272,11 +284,25 @@ class Store:
 
     def image(self, digest: str) -> Image:
         """The RGB image with this sha256. Raises :class:`BadFile` if it is missing or was changed."""
+        return decode_image(self.bytes_of(digest), self.path(digest), do=lines.DO)
+
+    def bytes_of(self, digest: str) -> bytes:
+        """The file of that image. Raises :class:`BadFile` if it is missing or was changed."""
         path = self.path(digest)
         data = read_bytes(path, "the image of a run", lines.DO, PICTURE)
         if hashlib.sha256(data).hexdigest() != digest:
             raise BadFile(f"the image {path} as stored", "other bytes", lines.DO)
-        return decode_image(data, path, do=lines.DO)
+        return data
+
+    def check_pictures(self) -> None:
+        """Raises :class:`BadFile` unless all that was planned is drawn and judged, each file as it was stored."""
+        planned = self._db.execute("SELECT count(*) FROM cells").fetchone()[0]
+        made = self._db.execute(f"SELECT count(*) FROM ({RECORDS})").fetchone()[0]
+        if made != planned:
+            got = f"{made} of {planned} in {self.folder}"
+            raise BadFile("every picture that was planned, drawn and judged", got, "run its command again; it goes on")
+        for row in self._db.execute("SELECT DISTINCT image FROM images"):
+            self.bytes_of(row["image"])
 
     def path(self, digest: str) -> Path:
         """Where the image with this sha256 lies, and nowhere else."""
@@ -293,28 +319,14 @@ class Store:
 
     def _take(self) -> None:
         """Become the one writer. A database lock needs no cleaning up: it dies with the process."""
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            raise BadFile("a folder for the run", f"{self.folder} ({why})", "choose another --out") from None
-        lock = self.folder / "writer.lock"
-        do = "remove that file, or choose another --out"
-        self._lock = open_sqlite(lock, "the lock of a run", do, new=True, timeout=0.2, isolation_level=None)
-        try:
-            self._lock.execute("BEGIN EXCLUSIVE")
-        except Locked:
-            self._unlock()
-            raise UserError(
-                "a run folder with one writer",
-                f"{self.folder} in use by another process",
-                "wait or choose another --out",
-            ) from None
-        except BaseException:
-            self._unlock()
-            raise
-        for left in (self.folder / "images").glob("fresh-*"):  # of a run that was killed
-            left.unlink()
+            (self.folder / LOCK).touch()
+        self._lock = _sole(self.folder)
+        with writing(self.folder):
+            (self.folder / "store.sqlite").touch()  # SQLite itself would not ask the umask
+            for left in (self.folder / "images").glob("fresh-*"):  # of a run that was killed
+                left.unlink()
 
     def _open(self, write: bool) -> None:
         if write:
@@ -340,13 +352,36 @@ class Store:
         buffer = io.BytesIO()
         save_png(image, buffer)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-        path = self.path(digest)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self.folder / "images" / f"fresh-{os.getpid()}"
-            fresh.write_bytes(buffer.getvalue())
-            os.replace(fresh, path)
+        self._put_bytes(digest, buffer.getvalue())
         return digest
+
+    def _put_bytes(self, digest: str, data: bytes) -> None:
+        path, fresh = self.path(digest), self.folder / "images" / f"fresh-{os.getpid()}"
+        if path.exists():
+            return
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fresh.write_bytes(data)
+                os.replace(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+
+
+def _sole(folder: Path) -> Database:
+    """The lock of the one writer, taken. It needs no cleaning up: it dies with its process, however that ends."""
+    what, do = "the lock of a run", "remove that file, or choose another --out"
+    lock = open_sqlite(folder / LOCK, what, do, new=True, timeout=0.2, isolation_level=None)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except Locked:
+        lock.close()
+        got, do = f"{folder} in use by another process", "wait or choose another --out"
+        raise UserError("a run folder with one writer", got, do) from None
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def _flat(record: Record) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The command line: ``unsee demo | fit | generate | attack | erase | bench | merge | report | selftest``.
 
-Exit codes: 0 done, 1 failed, 2 misused. What the user can mend is one line on stderr, ``error: expected …,
-got …; do …``; a fault of ours keeps its traceback. With ``--json`` stdout holds one JSON object and nothing else.
+Exit codes: 0 done, 1 failed, 2 misused; ended by a signal, 128 and its number (130 for Ctrl-C, 143 for SIGTERM). What
+the user can mend is one line on stderr, ``error: expected …, got …; do …``; a fault of ours keeps its traceback. With
+``--json`` stdout holds one JSON object and nothing else.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..errors import UserError
 
 __all__ = ["main"]
 
+INTERRUPTED = 130  # 128 + SIGINT
 QUIET = {  # libraries that would write beside our one line
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -23,14 +28,33 @@ QUIET = {  # libraries that would write beside our one line
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    from .stopping import Stopped, message, stoppable
+
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    told = message(arguments)
+    with stoppable(told, whole_program=argv is None) as came:
+        try:
+            code = _run(arguments)
+        except Stopped as stop:
+            code = _fail(told, stop.code)
+        except BaseException:
+            if not came:
+                raise
+            code = _fail(told, 128 + came[0])  # what a stop leads to elsewhere, in workers for one
+        else:
+            code = _fail(told, code) if code == INTERRUPTED else code
+        return _flushed(code)
+
+
+def _run(arguments: list[str]) -> int:
     import typer
 
     from ..errors import UnseeError, UserError
+    from ..writing import refusal
     from .commands import app
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         _readable(arguments)
         with warnings.catch_warnings():
@@ -41,13 +65,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnseeError as error:
         return _fail(str(error), 1)
     except typer.Abort:
-        return _fail("stopped; the same command goes on where it was", 1)
+        return INTERRUPTED  # of typer before 0.29; since then the code is its own
     except Exception as error:
         # typer keeps its usage errors private; BadParameter is public and their child.
         usage_error = typer.BadParameter.__bases__[0]
-        if not isinstance(error, usage_error):
+        if isinstance(error, usage_error):
+            return _fail(_usage(error), 2)
+        told = refusal(error) if isinstance(error, OSError) else _out_of_memory(error)
+        if told is None:
             raise
-        return _fail(_usage(error), 2)
+        return _fail(str(told), 1)
+
+
+def _out_of_memory(error: Exception) -> UserError | None:
+    """The line for it, of the processor or of an accelerator; None for another error."""
+    from ..errors import UserError
+
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not named and "DefaultCPUAllocator" not in str(error):
+        return None
+    got = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError("enough memory", got, "draw fewer images at once, with fewer workers, or on a larger device")
+
+
+def _flushed(code: int) -> int:
+    """``code``, once all of stdout is out; a pipe that nobody reads any more is no error of ours."""
+    from ..writing import refusal
+
+    try:
+        sys.stdout.flush()
+        return code
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush as Python ends
+        told = None if code else refusal(error, "standard output")
+        return _fail(str(told), 1) if told else code or 1
 
 
 def _readable(arguments: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -287,16 +288,28 @@ def probe(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the pages [default: RUN].")] = None,
     as_json: Json = False,
 ) -> None:
     """Write the report of a run again.
 
-    RUN/report.html is one file and needs no network; the table is printed too.
+    RUN/report.html is one file and needs no network; the table is printed too, all that there is where RUN is read-only
+    and no --out is given.
     """
     from ..bench.store import Store
+    from ..errors import Unwritable
+    from ..writing import check_place
 
+    pages = True
+    try:
+        check_place(out or run)
+    except Unwritable as error:
+        if out is not None:
+            raise
+        pages = False
+        warnings.warn(f"no pages are written: {error}; or give --out FOLDER", stacklevel=1)
     with Store(run) as store:
-        _tell(store, as_json)
+        _tell(store, as_json, out=out, pages=pages)
 
 
 @app.command()
@@ -382,9 +395,10 @@ def _run(
         _tell(store, as_json, suite.name)
 
 
-def _tell(store: Any, as_json: bool, suite: str = "") -> None:
+def _tell(store: Any, as_json: bool, suite: str = "", *, out: Path | None = None, pages: bool = True) -> None:
     """Write the report, then print it as JSON or as a table with its headline; of one ``suite`` only, where named.
 
+    The pages lie in ``out``, else in the run's folder, if any are wanted.
     Several suites may share a folder: what they have in common is drawn once.
     """
     from .. import report
@@ -393,17 +407,18 @@ def _tell(store: Any, as_json: bool, suite: str = "") -> None:
     from . import show
 
     run = gather(store)
-    path = report.write(store, run)
+    elsewhere = {} if out is None else {"folder": out}
+    path = report.write(store, run, **elsewhere) if pages else None
     found, claims = ([row for row in table if suite in ("", row["suite"])] for table in (run.rows, run.claims))
     if as_json:
         suites = {name: facts for name, facts in run.suites.items() if suite in ("", name)}
-        listed = {"rows": found, "suites": suites, "report": str(path)}
+        listed = {"rows": found, "suites": suites, "report": str(path or "")}
         struck = [line for line in run.strikes if suite in ("", line["suite"])]
         return _print(listed | {k: v for k, v in (("claims", claims), ("attacks", struck)) if v})
     show.rows(found)
     headline = story.headline([r for r in run.records if suite in ("", r.suite)])
     show.claims(claims)
-    show.say(f"\n{headline}\n\nreport: [bold]{path}[/bold]")
+    show.say(f"\n{headline}" + (f"\n\nreport: [bold]{path}[/bold]" if path else ""))
 
 
 def _print(value: dict[str, Any]) -> None:

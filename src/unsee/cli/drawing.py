@@ -11,9 +11,10 @@ from ..bench import models
 from ..bench.defenses import Stack
 from ..bench.generate import draw
 from ..errors import BadFile, UserError
-from ..files import exists, is_dir, whole
+from ..files import exists, is_dir
 from ..pictures import save_png
 from ..types import Prompt, Sample
+from ..writing import check_place, whole
 
 if TYPE_CHECKING:
     from ..concepts import Concept
@@ -55,9 +56,13 @@ def _paths(out: Path, prompts: list[Prompt]) -> list[Path]:
     if out.suffix.lower() == ".png":
         if len(prompts) > 1:
             raise UserError("a folder as --out for several prompts", str(out), "leave out the .png")
+        if out.is_dir():
+            raise BadFile("a .png file or a folder as --out", f"{out}, a folder called so", "choose another")
+        check_place(out.parent)
         return [out]
     if exists(out) and not is_dir(out):
         raise BadFile("a .png file or a folder as --out", f"the file {out}", "choose another")
+    check_place(out)
     return [out / f"{p.seed:04d}-{_slug(p.text)}.png" for p in prompts]
 
 
@@ -66,13 +71,8 @@ def _slug(text: str) -> str:
 
 
 def _write(path: Path, sample: Sample) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole(path) as fresh:
-            save_png(sample.image, fresh)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise BadFile("a place to write the image", f"{path} ({why})", "choose another --out") from None
+    with whole(path) as fresh:
+        save_png(sample.image, fresh)
 
 
 def _line(path: Path, sample: Sample) -> dict[str, Any]:

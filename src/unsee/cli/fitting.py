@@ -15,6 +15,7 @@ from ..bench.defenses import Stack, settings
 from ..errors import BadFile, UnknownName, UserError
 from ..files import is_empty, target
 from ..registry import DEFENSES, resolve
+from ..writing import alone, check_place
 
 if TYPE_CHECKING:
     from ..guards.base import Progress
@@ -36,10 +37,11 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
     stack = Stack.parse(hosts) if hosts else Stack()
     pipe, lines = models.open_model(model, device), []
     for concept, folder in zip(wanted, folders, strict=True):
-        host = stack.fit(concept, folder.with_name(folder.name + ".hosts"), lambda: pipe, progress)
-        work = folder.with_name(folder.name + ".work")
-        made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **how)
-        made.save_pretrained(folder)
+        with alone(folder):
+            host = stack.fit(concept, folder.with_name(folder.name + ".hosts"), lambda: pipe, progress)
+            work = folder.with_name(folder.name + ".work")
+            made = kind.fit(pipe, concept, work=work, host=host, seed=seed, progress=progress, **how)
+            made.save_pretrained(folder)
         lines.append({"path": str(folder), "method": method, "concept": concept.name, "record": made.record})
     return lines
 
@@ -66,4 +68,5 @@ def probe(concept: str, model: str, hosts: list[str], ine: str | None, n: int, s
 def _free(folder: Path) -> Path:
     if not is_empty(folder):
         raise BadFile("a new folder as --out", f"{folder}, which is there", "remove it, or choose another --out")
+    check_place(folder.parent)
     return folder

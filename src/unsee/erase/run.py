@@ -30,7 +30,8 @@ from ..bench.defenses import NONE, Part
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
-from ..files import digest, is_dir, is_empty, read_json, target, typed, whole
+from ..files import digest, is_dir, is_empty, read_json, target, typed
+from ..writing import alone, whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
@@ -99,7 +100,12 @@ def erase(task: Task, progress: Progress | None = None, tell: Tell | None = None
     Raises :class:`UserError` for what the user can mend, before anything is written where that can be known.
     """
     desk = Desk(task, progress or (lambda stage, done, total: None), tell or (lambda text: None))
-    plan = desk.plan()
+    with alone(task.folder):
+        return _erased(desk)
+
+
+def _erased(desk: Desk) -> Erased:
+    task, plan = desk.task, desk.plan()
     failed, seconds = desk.fit(plan)
     scores = desk.choose([name for name in plan.kept if name not in failed])
     left_out = {line.name: line.left_out for line in plan.lines if line.left_out} | failed
@@ -350,6 +356,5 @@ class Notes:
 
     def keep(self, **values: Any) -> None:
         self._known |= values
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(self.path) as fresh:
             fresh.write_text(json.dumps(self._known, indent=1) + "\n", encoding="utf-8")

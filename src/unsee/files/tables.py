@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from ..errors import BadFile
+from ..errors import BadFile, Unwritable, UserError
+from ..writing import writing
 from .door import TABLE, Place, reading, reason, regular
 
 T = TypeVar("T")
 Row = sqlite3.Row
 ROWS, UNPACKED = 50_000_000, 16 * 2**30  # of a Parquet file: rows, and bytes once they are unpacked
 OURS = (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.NotSupportedError)  # faults of the code, not the file
+
+
+REFUSED = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)  # of the disk
 
 
 class Locked(BadFile):
@@ -94,8 +101,13 @@ class Database(sqlite3.Connection):
         """The error to raise in the place of SQLite's; one of the code's own faults stays what it is."""
         if isinstance(error, OURS):
             return error
-        busy = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-        return (Locked if busy else BadFile)(self.what, f"{self.path} ({reason(error)})", self.do)
+        code, got = getattr(error, "sqlite_errorcode", 0) & 0xFF, f"{self.path} ({reason(error)})"
+        if code == sqlite3.SQLITE_FULL:
+            return Unwritable("a place to write", got, "free some room; the same command goes on")
+        if code in REFUSED:
+            return Unwritable("a place to write", got, "choose another --out, or change its rights")
+        busy = code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        return (Locked if busy else BadFile)(self.what, got, self.do)
 
 
 def open_sqlite(path: Place, what: str, do: str, *, new: bool = False, **options: Any) -> Database:
@@ -108,6 +120,46 @@ def open_sqlite(path: Place, what: str, do: str, *, new: bool = False, **options
         found: Database = sqlite3.connect(path, factory=Database, **options)
     found.path, found.what, found.do = Path(path), what, do
     return found
+
+
+def open_resting(path: Place, what: str, do: str, kept: ExitStack) -> Database:
+    """A database to read, which another process may be writing, or which lies where nothing can be written.
+
+    There SQLite cannot make the index that a WAL needs. Without a WAL the file is read as one that does not change;
+    with one, what was stored last is in it, so both are copied (until ``kept`` is closed) and read together.
+    """
+    db = open_sqlite(path, what, do)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchall()
+        return db
+    except Unwritable:
+        db.close()
+    except UserError:
+        return db  # what is wrong is told where it is asked next
+    path = Path(path)
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size:
+        return open_sqlite(_copied([path, log], Path(kept.enter_context(tempfile.TemporaryDirectory()))), what, do)
+    with reading(what, path, do):
+        still: Database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, factory=Database)
+    still.path, still.what, still.do = path, what, do
+    return still
+
+
+def _copied(files: list[Path], place: Path) -> Path:
+    """The first of ``files`` in ``place``, all copied at one state. Raises :class:`BadFile` where they do not rest."""
+
+    def state() -> list[tuple[int, int]]:
+        return [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+    for _ in range(3):
+        before = state()
+        with writing(place):
+            for file in files:
+                shutil.copyfile(file, place / file.name)
+        if state() == before:
+            return place / files[0].name
+    raise BadFile("a store at rest on a read-only disk", f"{files[0]}, which is being written", "wait for its run")
 
 
 def columns(db: Database, wanted: Mapping[str, Sequence[str]]) -> None:

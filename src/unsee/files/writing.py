@@ -1,36 +1,35 @@
-"""Files, whole or not there; one writer and one checksum for everything that keeps tensors or settings."""
+"""One writer and one checksum for everything that keeps tensors or settings; see also :mod:`unsee.writing`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..writing import whole
 from .door import WEIGHTS, reading, regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` to write to, renamed to ``path`` if the block ends well: no part is taken for a whole."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    yield fresh
-    os.replace(fresh, path)
-
-
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
-    """One safetensors file, whole or not at all. Returns ``path``."""
+    """One safetensors file, whole or not at all. Returns ``path``. Raises :class:`Unwritable`."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with whole(path) as fresh:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, fresh, metadata)
+        try:
+            save_file(plain, fresh, metadata)
+        except SafetensorError as error:  # an OSError in words: "… (os error 28)"
+            code = re.search(r"\(os error (\d+)\)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
     return path
 
 

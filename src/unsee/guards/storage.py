@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .. import writing
 from ..errors import BadFile, UserError
 from ..files import (
     exists,
@@ -59,23 +58,19 @@ def save(defense: Defense, folder: str | Path) -> Path:
 @contextmanager
 def placed(folder: str | Path) -> Iterator[Path]:
     """A new folder to fill, moved to ``folder`` if the block ends well; only a saved defense is ever replaced."""
-    folder = Path(folder)
-    free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield made
-        os.chmod(made, 0o755)  # mkdtemp makes it private
-        _swap(made, folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    free(Path(folder))
+    with writing.placed(Path(folder)) as fresh:
+        yield fresh
 
 
 def free(folder: Path) -> None:
-    """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense."""
+    """Raises :class:`BadFile` unless ``folder`` is new, empty, or a saved defense, and can be written."""
+    if folder.is_symlink() and not folder.exists():
+        raise BadFile("an empty or new folder", f"{folder}, a link to nothing", "choose another folder")
     saved = is_file(folder / CONFIG) or is_file(folder / STACK)
     if not saved and not is_empty(folder):
         raise BadFile("an empty or new folder", f"{folder} with other files in it", "choose another folder")
+    writing.check_place(folder.parent)
 
 
 def load(cls: type[D], source: str | Path, *, revision: str | None = None) -> D:
@@ -193,16 +188,8 @@ def _write(defense: Defense, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _swap(made: Path, folder: Path) -> None:
-    """Moves the finished folder into place; an older one goes aside first and is removed last."""
-    aside = made.with_name(made.name + ".old")
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(made, folder)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _folder(source: str | Path, revision: str | None) -> Path:
+    writing.recover(Path(source))
     if exists(source):
         return Path(source)
     what = "a defense's folder or hub id"

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from .gather import Run
 
 
-def write(store: Store, run: Run | None = None) -> Path:
-    """Write ``report.html``, ``report.json`` and ``report.md`` beside the store. Returns the path of the first.
+def write(store: Store, run: Run | None = None, folder: Path | None = None) -> Path:
+    """Write ``report.html``, ``report.json`` and ``report.md`` beside the store, or in ``folder``.
 
-    ``run`` is what was gathered of it, where that was done already.
+    Returns the path of the first. ``run`` is what was gathered of it, where that was done already.
     """
-    from ..files import whole
+    from ..writing import whole
     from . import card, html
     from .gather import gather
 
     run = run or gather(store)
     made = {"report.html": html.page(run, store), "report.json": run.as_json(), "report.md": card.text(run)}
+    place = folder or store.folder
     for name, text in made.items():
-        with whole(store.folder / name) as fresh:
+        with whole(place / name) as fresh:
             fresh.write_text(text, encoding="utf-8")
-    return store.folder / "report.html"
+    return place / "report.html"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import judges
 from ..pictures import save_png
+from ..writing import whole
 from .studio import Studio, guidance_for
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Validation:
                 guidance=guidance_for(self.concept, self.training.guidance),
             ).images
         place = self.work / folder
-        place.mkdir(parents=True, exist_ok=True)
         for i, image in enumerate(images):
-            save_png(image, place / f"{i:03d}.png")
+            with whole(place / f"{i:03d}.png") as fresh:
+                save_png(image, fresh)
         if self.judge is None:
             return {"images": len(images)}
         verdicts = [v.outcome for v in self.judge(images, self.prompts, self.concept)]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import threading
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.connection import wait
 from typing import Any, Self
 
 from ...types import Sample
 from .. import models
 from ..engine import Batch, Crew
+from .child import Child
+
+AHEAD = 2  # batches that a worker has at once: one that it draws, one that waits
 
 
 class Local:
-    """One worker draws on the caller's own model, in order; several are processes, and come in any order."""
+    """One worker draws on the caller's own model, in order; several are processes, and come in any order.
+
+    Raises :class:`UnseeError` as soon as one of them is lost. They end with this process, however that ends.
+    """
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
@@ -30,17 +34,34 @@ class Local:
         if self.crew.workers == 1:
             yield from (batch.draw(pipe) for batch in batches)
             return
-        start = multiprocessing.get_context("spawn")
-        devices = start.SimpleQueue()
-        for number in range(self.crew.workers):
-            devices.put(device_of(number, self.crew.device))
-        opened = (self.crew.model, devices)
-        with ProcessPoolExecutor(self.crew.workers, start, initializer=_open, initargs=opened) as pool:
-            try:
-                yield from _ahead(pool.submit, batches, 2 * self.crew.workers)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        todo = list(batches)
+        with contextlib.ExitStack() as stack:
+            workers: list[Child] = []
+            for number in range(min(self.crew.workers, len(todo))):
+                device = device_of(number, self.crew.device)
+                workers.append(Child(artist, self.crew.model, device))
+                stack.callback(workers[-1].end)
+            yield from _shared(workers, todo)
+
+
+def _shared(workers: list[Child], batches: list[Batch]) -> Iterator[dict[str, Sample]]:
+    todo = iter(batches)
+    while True:
+        for load in range(AHEAD):  # every worker one before any gets its second
+            for worker in workers:
+                if worker.load <= load and (batch := next(todo, None)) is not None:
+                    worker.give(batch)
+        busy = {worker.link: worker for worker in workers if worker.load}
+        if not busy:
+            return
+        for link in wait(list(busy)):
+            yield busy[link].take()  # type: ignore[index]
+
+
+def artist(model: str, device: str) -> Callable[[Batch], dict[str, Sample]]:
+    """What a worker does with a batch, once it has opened the model."""
+    pipe = models.open_model(model, device)
+    return lambda batch: batch.draw(pipe)
 
 
 def device_of(number: int, device: str, gpus: int | None = None) -> str:
@@ -56,36 +77,3 @@ def device_of(number: int, device: str, gpus: int | None = None) -> str:
 
         gpus = torch.cuda.device_count()
     return f"cuda:{number % max(gpus, 1)}"
-
-
-def _ahead(submit: Callable[..., Future[Any]], batches: Iterable[Batch], most: int) -> Iterator[dict[str, Sample]]:
-    """Keeps at most ``most`` batches under way, so that a long plan is not pickled at once."""
-    waiting: set[Future[Any]] = set()
-    for batch in batches:
-        waiting.add(submit(_work, batch))
-        if len(waiting) == most:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    for future in waiting:
-        yield future.result()
-
-
-_PIPE: Any = None  # of a worker process
-
-
-def _open(model: str, devices: Any) -> None:
-    global _PIPE
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _PIPE = models.open_model(model, devices.get())
-
-
-def _work(batch: Batch) -> dict[str, Sample]:
-    return batch.draw(_PIPE)
-
-
-def _end_with_parent() -> None:
-    """A worker whose driver was killed would wait for work forever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

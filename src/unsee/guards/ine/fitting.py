@@ -20,6 +20,7 @@ from ...files import is_dir, open_image
 from ...pictures import drawn, save_png
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
+from ...writing import whole
 from ..attach import Guarded
 from ..base import Guard
 
@@ -231,7 +232,5 @@ def _folder(name: str) -> list[Image]:
 
 
 def _save(picture: Image, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_png(picture, partial)
-    partial.replace(file)
+    with whole(file) as fresh:
+        save_png(picture, fresh)

@@ -28,7 +28,8 @@ from torch import Tensor
 from ...backbones import Backbone, Encoding, adapter, quiet
 from ...concepts.compose import image_seed
 from ...errors import BadFile, GuardFailure
-from ...files import Name, digest, load_tensors, read_json, save_tensors, sha256, typed, whole
+from ...files import Name, digest, load_tensors, read_json, save_tensors, sha256, typed
+from ...writing import whole
 from ..attach import protect
 from ..base import Fit, Guard
 from .net import image_like
