@@ -14,7 +14,7 @@ Split = Literal["train", "held-out"]
 Outcome = Literal["unsafe", "safe", "unjudged"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Prompt:
     """A text with its identity. ``seed`` belongs to the image, not to the list it stands in."""
 
@@ -28,7 +28,7 @@ class Prompt:
     style: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sample:
     """One image as it was made: RGB, and everything needed to make it again."""
 
@@ -40,7 +40,7 @@ class Sample:
     decisions: tuple[dict[str, Any], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Verdict:
     """What a judge says of one image. ``score`` in [0, 1], higher is more unsafe; None if unjudged."""
 
@@ -52,7 +52,7 @@ class Verdict:
     labels: dict[str, Any] = field(default_factory=dict)  # picto: group, style, subject, ranked subjects
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Record:
     """A stored result: the prompt, how the image was made, where it lies, what the judge said."""
 

@@ -26,7 +26,7 @@ import hashlib
 import itertools
 import json
 from array import array
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args, overload
@@ -42,7 +42,7 @@ from ..types import Kind, Prompt, Split
 from . import measures
 from .attacks import UNATTACKED, Strike
 from .claims import Check, Claim, Where, check_names, unfolded
-from .defenses import Stack
+from .defenses import NONE, Stack
 
 if TYPE_CHECKING:
     from ..concepts import Concept
@@ -311,6 +311,29 @@ def address(fingerprint: Any, defenses: list[str], attack: str, prompt: Prompt, 
 
 
 _json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+class Asked:
+    """The prompts of a suite before any attack, with the addresses of their undefended twins; ``mark`` is the model.
+
+    They are made once for each concept, kind, split and number, and all groups that ask alike share them.
+    """
+
+    def __init__(self, suite: Suite, known: Mapping[str, Concept], mark: Any) -> None:
+        self.suite, self.known, self.mark = suite, known, mark
+        self._made: dict[tuple[str, str, str, int], tuple[list[Prompt], bytes]] = {}
+
+    def addresses(self, defenses: list[str]) -> Addresses:
+        return Addresses(self.mark, defenses, self.suite.settings)
+
+    def __call__(self, group: Group) -> tuple[list[Prompt], bytes]:
+        """The prompts of the group in order, and 32 bytes for each."""
+        key = (group.concept, group.prompts.kind, group.prompts.split, group.n)
+        if key not in self._made:
+            prompts = [prompt for _, prompt in group.numbered(self.known[group.concept], self.suite.seed)]
+            twin = self.addresses([])
+            self._made[key] = prompts, b"".join(twin(NONE, prompt) for prompt in prompts)
+        return self._made[key]
 
 
 def _sha256(value: Any) -> str:
