@@ -26,7 +26,7 @@ from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from sys import intern
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from ..errors import BadFile, UserError
 from ..files import whole
@@ -274,7 +274,7 @@ class Store:
 
     def _rows(self, read: Callable[[tuple[Any, ...], Callable[[str], Prompt]], T], nested: str = NESTED,
               only: str = "") -> Iterator[T]:  # fmt: skip
-        """What ``read`` makes of each row of ``RECORDS``; it gets a reader of prompts too, for many rows have the same."""
+        """What ``read`` makes of each row of ``RECORDS`` and of a reader of prompts, for many rows have the same."""
         prompt = lru_cache(PROMPTS)(_prompt)
         for suite in self._db.execute("SELECT name, spec, judge_version FROM suites ORDER BY name").fetchall():
             judge = json.loads(suite["spec"])["judge"].partition(":")[0]
@@ -390,6 +390,7 @@ class Store:
         if write:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA cache_size = {CACHE}")
+            self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batches, and nothing else
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found == 0 and write:
             self._db.executescript(f"BEGIN; {TABLES} {LATER} PRAGMA user_version = {VERSION}; COMMIT;")
@@ -437,7 +438,9 @@ def _record(row: tuple[Any, ...], prompt: Callable[[str], Prompt],
         attack=intern(attack),
         prompt=prompt(asked),
         image=intern(image),
-        verdict=Verdict(intern(outcome), score, intern(judge), intern(version), intern(reason), read(labels)),
+        verdict=Verdict(
+            cast(Outcome, intern(outcome)), score, intern(judge), intern(version), intern(reason), read(labels)
+        ),
         seconds=seconds,
         twin=intern(twin),
         decisions=tuple(json.loads(decisions)),
