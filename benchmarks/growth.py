@@ -212,6 +212,7 @@ def measure(stages: list[str], sizes: list[int]) -> dict[str, dict[str, Any]]:
                 if cells <= MOST.get(stage, cells):
                     point = _apart(stage, cells, folder)
                     found.get(stage, []).append(point)
+                    print(stage, json.dumps(point), file=sys.stderr, flush=True)
     return {stage: {"exponent": exponent(points), "points": points} for stage, points in found.items()}
 
 

@@ -111,7 +111,8 @@ def generate(
     if as_json:
         return _print({"images": lines})
     for line in lines:
-        show.say(f"{line['path']}  [dim]{line['seconds']:.2f} s, seed {line['seed']}, {line['defense']}[/dim]")
+        told = show.escape(f"{line['seconds']:.2f} s, seed {line['seed']}, {line['defense']}")
+        show.say(f"{show.escape(str(line['path']))}  [dim]{told}[/dim]")
 
 
 @app.command()
@@ -386,9 +387,11 @@ def _tell(store: Any, as_json: bool, suite: str = "") -> None:
         struck = [line for line in run.strikes if suite in ("", line["suite"])]
         return _print(listed | {k: v for k, v in (("claims", claims), ("attacks", struck)) if v})
     show.rows(found)
-    headline = story.headline([r for r in run.records if suite in ("", r.suite)])
+    headline = story.headline([r for r in run.records if suite in ("", r.suite)], found)
     show.claims(claims)
-    show.say(f"\n{headline}\n\nreport: [bold]{path}[/bold]")
+    part = f"\n\nThis is {run.part}." if run.part else ""
+    show.plain(f"\n{headline}{part}\n")
+    show.say(f"report: [bold]{show.escape(str(path))}[/bold]")
 
 
 def _print(value: dict[str, Any]) -> None:
