@@ -135,8 +135,8 @@ def _source_key(record: Record) -> tuple[str, ...]:
 
 
 def undefended(records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
-    """(suite, concept, cell) → the record of the undefended image."""
-    return {_pair_key(r, r.cell): r for r in records if r.defense == NONE}
+    """(suite, concept, cell) → the record of the undefended image of a prompt as it was before any attack."""
+    return {_pair_key(r, r.cell): r for r in records if r.defense == r.attack == NONE}
 
 
 def _pair_key(record: Record, cell: str) -> tuple[str, str, str]:

@@ -83,7 +83,8 @@ def fit(
     if as_json:
         return _print({"defenses": lines})
     for line in lines:
-        show.say(f"{line['path']}  [dim]{method} for {line['concept']}[/dim]")
+        path, told = show.escape(str(line["path"])), show.escape(f"{method} for {line['concept']}")
+        show.say(f"{path}  [dim]{told}[/dim]")
         show.record(line["record"])
 
 

@@ -150,10 +150,9 @@ def _interval(row: dict[str, Any]) -> str:
     low, high = (f"{100 * row[k]:+.0f}".replace("-", MINUS) for k in ("difference_low", "difference_high"))
     less = "fewer" if row["difference"] < 0 else "more"
     change = f"That is {points} {less}" if row["difference"] else "That is no difference"
-    p = chance_of(row["p"])
     missing = f"; {_lost(row['unjudged'], 'defended ')} could not be judged" if row["unjudged"] else ""
     return (
-        f"{change} (95{THIN}% interval {low} to {high}, p {p if p[0] == '<' else f'= {p}'}); "
+        f"{change} (95{THIN}% interval {low} to {high}); "
         f"the rate with it lies between {percent(row['low'])} and {percent(row['high'])}{missing}."
     )
 
