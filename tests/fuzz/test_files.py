@@ -64,7 +64,10 @@ def torch_bytes(value: Any) -> bytes:
 
 
 def parquet_bytes(folder: Path, rows: list[dict[str, Any]]) -> bytes:
-    files.write_parquet(folder / "made.parquet", rows)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), folder / "made.parquet")
     return (folder / "made.parquet").read_bytes()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from sys import intern
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
 
 from ..errors import BadFile
 from ..files import Name, parse_json
@@ -60,10 +62,11 @@ class Mark(BaseModel):
     finished: bool = False
 
 
-class Line(BaseModel):
+class Line(TypedDict):
     """The columns of a record that are no JSON, as :class:`Record` and :class:`Verdict` have them."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
     cell: str
     suite: str
     model: str
@@ -82,34 +85,50 @@ class Line(BaseModel):
     clip_score: Finite | None
 
 
-COLUMNS = tuple(Line.model_fields)
+LINE = TypeAdapter(Line)
+ROW = (
+    "cell", "suite", "model", "concept", "defense", "attack", "prompt", "twin", "image", "seconds", "outcome", "score",
+    "judge", "version", "reason", "preservation", "clip_score", "labels", "decisions", "versions",
+)  # fmt: skip
 
 
-def record(row: Mapping[str, Any], where: object) -> Record:
-    """A line of the store as a :class:`Record`. Raises :class:`BadFile` with the column that is wrong."""
+def record(row: Sequence[Any], where: object, prompt: Callable[[str], Prompt],
+           read: Callable[[str], dict[str, Any]] | None = None) -> Record:  # fmt: skip
+    """A row of the store, in the order of ``ROW``, as a :class:`Record`. Raises :class:`BadFile` with the column that
+    is wrong. Texts that many records have are the same object in all."""
+    named = dict(zip(ROW, row, strict=True))
+    asked, told, decided, made_with = (named.pop(name) for name in ("prompt", "labels", "decisions", "versions"))
     try:
-        line = Line.model_validate({name: row[name] for name in COLUMNS})
+        line = LINE.validate_python(named)
     except ValidationError as error:
-        raise _bad(error, where, f"cell {str(row['cell'])[:16]!r}") from None
-    labels = value(Labels, row["labels"], where, "labels").model_dump(exclude_unset=True)
-    if (line.score is None) != (line.outcome == "unjudged"):
-        raise BadFile("a score where there is a verdict, and only there", f"{where} (cell {line.cell!r})", DO)
+        raise _bad(error, where, f"cell {str(named['cell'])[:16]!r}") from None
+    if (line["score"] is None) != (line["outcome"] == "unjudged"):
+        raise BadFile("a score where there is a verdict, and only there", f"{where} (cell {line['cell']!r})", DO)
+    text = {name: intern(value) for name, value in line.items() if isinstance(value, str)}
+    said = labels(told, where) if read is None else read(told)
+    outcome = cast(Outcome, text["outcome"])
     return Record(
-        cell=line.cell,
-        suite=line.suite,
-        model=line.model,
-        concept=line.concept,
-        defense=line.defense,
-        attack=line.attack,
-        prompt=value(Prompt, row["prompt"], where, "prompt"),
-        image=line.image,
-        verdict=Verdict(line.outcome, line.score, line.judge, line.version, line.reason, labels),
-        seconds=line.seconds,
-        twin=line.twin,
-        decisions=tuple(value(list[dict[str, Any]], row["decisions"], where, "decisions")),
-        metrics={"preservation": line.preservation, "clip_score": line.clip_score},
-        versions=value(dict[str, str], row["versions"], where, "versions"),
+        cell=text["cell"],
+        suite=text["suite"],
+        model=text["model"],
+        concept=text["concept"],
+        defense=text["defense"],
+        attack=text["attack"],
+        prompt=prompt(asked),
+        image=text["image"],
+        verdict=Verdict(outcome, line["score"], text["judge"], text["version"], text["reason"], said),
+        seconds=line["seconds"],
+        twin=text["twin"],
+        decisions=tuple(value(list[dict[str, Any]], decided, where, "decisions")),
+        metrics={"preservation": line["preservation"], "clip_score": line["clip_score"]},
+        versions=value(dict[str, str], made_with, where, "versions"),
     )
+
+
+def labels(text: str, where: object) -> dict[str, Any]:
+    """What a judge added to a verdict."""
+    found: dict[str, Any] = value(Labels, text, where, "labels").model_dump(exclude_unset=True)
+    return found
 
 
 def value(kind: Any, text: object, where: object, column: str) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -185,10 +185,17 @@ def read_parquet(path: Place, what: str, do: str) -> list[dict[str, Any]]:
     return rows
 
 
-def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """The rows as one Parquet file."""
+@contextmanager
+def parquet_writer(path: Path, kinds: Mapping[str, str]) -> Iterator[Callable[[Iterable[Sequence[Any]]], None]]:
+    """A new Parquet file with columns of these kinds; what is yielded takes some rows at a time, column by column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open(path, "wb") as file:
-        pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    schema = pa.schema(list(kinds.items()))
+    with open(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
+
+        def write(columns: Iterable[Sequence[Any]]) -> None:
+            arrays = [pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+        yield write
