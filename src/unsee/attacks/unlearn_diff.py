@@ -18,13 +18,14 @@ Published   5 words, Adam lr .01, weight decay .1, 40 iterations at each of t = 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from ..settings import Count, Decay, Doc, Length, Rate, Steps
 from ..types import Prompt
-from .base import Found, Job, Spent, positive
+from .base import Found, Job, Spent
 from .white_box import Best, Scene, View, WhiteBox, doubt
 from .words import Places, Vocabulary
 
@@ -38,15 +39,11 @@ class UnlearnDiff(WhiteBox):
     published: ClassVar[dict[str, Any]] = {"timesteps": 50, "per_timestep": 40, "lr": 0.01}
     quick: ClassVar[dict[str, Any]] = {"length": 2, "timesteps": 2, "per_timestep": 2, "draw_steps": 1, "exam": 1}
 
-    length: int = 5
-    timesteps: int = 15
-    per_timestep: int = 4
-    lr: float = 0.1
-    weight_decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "length", "timesteps", "per_timestep")
+    length: Annotated[Length, Doc("Words before the prompt.")] = 5
+    timesteps: Annotated[Steps, Doc("Times, of 1,000, at which they are fitted.")] = 15
+    per_timestep: Annotated[Count, Doc("Steps of the search at each.")] = 4
+    lr: Annotated[Rate, Doc("Learning rate.")] = 0.1
+    weight_decay: Annotated[Decay, Doc("Of the optimizer.")] = 0.1
 
     def most(self, n: int) -> Spent:
         return self.cost(n, self.timesteps * self.per_timestep, self.timesteps + 1)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..attacks.standard import STANDARD as METHODS
 from ..errors import UnknownName, UserError
 from ..registry import ATTACKS, resolve
+from ..settings import Whole, parse, sound
 from .defenses import NONE, distinct
-from .defenses import settings as parsed
 
 if TYPE_CHECKING:
     from ..attacks import Attack, AttackedPrompt
@@ -57,15 +57,14 @@ class Strike:
         """From a string or a TOML table. Raises :class:`UserError` with what to write instead."""
         if isinstance(value, str):
             method, _, rest = value.partition(":")
-            value = {"name": value, "method": method, **parsed(rest.split(","))}
+            value = {"name": value, "method": method, **parse(rest.split(","))}
         if not isinstance(value, dict):
             raise UserError("an attack as text or table", repr(value), 'write "p4d" or { method = "p4d", n = 50 }')
         table = dict(value)
         method, n = str(table.pop("method", "")), table.pop("n", 0)
         if method not in ATTACKS:
             raise UnknownName("attack", method, [*ATTACKS, STANDARD, NONE])
-        if not isinstance(n, int) or n < 0:
-            raise UserError("n as a number of prompts", repr(n), "leave it out for all of them")
+        sound(Whole, "n", n, f"the attack {method}")  # 0: all of them
         met = [_names(key, table.pop(key, [])) for key in ("defenses", "prompts")]
         name, told = str(table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
         return cls(name or (f"{method}:{told}" if told else method), method, n, table, *met)

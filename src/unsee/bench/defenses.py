@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .. import files
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import DEFENSES, resolve
+from ..settings import parse
 
 if TYPE_CHECKING:
     from ..concepts import Concept
@@ -130,32 +130,10 @@ def distinct(what: str, names: Sequence[str]) -> None:
         raise UserError(f"{what} with different names", f"{twice[0]!r} twice", "give one a name = …")
 
 
-def settings(items: Iterable[str]) -> dict[str, Any]:
-    """``["preset=strong", "scale=3"]`` as a dict; a dot leads into a table. Raises :class:`UserError` for what is no
-    key=value.
-
-    >>> settings(["preset=strong", "drop-last=true", "also=a,b", "options.warmup=0"])
-    {'preset': 'strong', 'drop_last': True, 'also': 'a,b', 'options': {'warmup': 0}}
-    """
-    found: dict[str, Any] = {}
-    for item in filter(None, items):
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise UserError("a setting as key=value", repr(item), "write for example preset=strong")
-        *tables, name = key.strip().replace("-", "_").split(".")
-        place = found
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise UserError(f"{table} as a table or as a value", "both", f"leave out {table}=")
-        place[name] = _scalar(value.strip())
-    return found
-
-
 def _from_text(text: str) -> Part:
     method, _, rest = text.partition(":")
     if method in DEFENSES:
-        return Part(name=text, method=method, settings=settings(rest.split(",")))
+        return Part(name=text, method=method, settings=parse(rest.split(",")))
     if Path(text).is_dir() or "{concept}" in text:
         return Part(name=Path(text).name, folder=text)
     if text.startswith("picto/"):
@@ -175,14 +153,6 @@ def _referred(settings: dict[str, Any], known: dict[str, Stack]) -> dict[str, St
         if name not in known or not known[name].parts:
             raise UnknownName(f"stack further up that {key} can name", name, [n for n in known if n != NONE])
     return {key: known[name] for key, name in named.items()}
-
-
-def _scalar(text: str) -> Any:
-    """A TOML number or boolean as such, anything else as text: the command line needs no quotes."""
-    try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _from_table(table: dict[str, Any]) -> Part:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts
 from ..bench import models
-from ..bench.defenses import Stack, settings
+from ..bench.defenses import Stack
 from ..errors import BadFile, UnknownName, UserError
 from ..registry import DEFENSES, resolve
+from ..settings import parse
 
 if TYPE_CHECKING:
     from ..guards.base import Progress
@@ -28,7 +29,7 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
         raise UserError(
             "{concept} in --out for several concepts", out, f"write for example --out runs/{method}-{{concept}}"
         )
-    kind, how = resolve("defense method", DEFENSES, method), settings(given)
+    kind, how = resolve("defense method", DEFENSES, method), parse(given)
     kind.check_settings(how)
     wanted = [concepts.load(name) for name in names]
     folders = [_free(Path(out.replace("{concept}", concept.name))) for concept in wanted]

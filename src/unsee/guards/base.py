@@ -24,7 +24,9 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..errors import UnknownName, Unsupported
+from ..concepts import sound_concept
+from ..errors import Unsupported
+from ..settings import NONE, Checked, Seed, check, declared, sound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +51,12 @@ class Fit:
 
 
 @dataclass(kw_only=True, eq=False)
-class Defense:
-    """Anything that can be attached and taken off. Its fields are its config, and its ``repr``."""
+class Defense(Checked):
+    """Anything that can be attached and taken off. Its fields are its config, and its ``repr``.
+
+    A field has a type and a sentence from :mod:`unsee.settings`, which refuses a wrong value; what several fields say
+    together, ``__post_init__`` may refuse.
+    """
 
     name: ClassVar[str]  # as registered
     summary: ClassVar[str] = ""  # one sentence for the model card
@@ -95,8 +101,11 @@ class Defense:
         ``settings`` are fields of the class and of its ``Training``. ``host`` are the defenses that this one will
         stand behind, in order; they are attached while it is fitted. ``work`` keeps data and checkpoints: killed
         and called again with the same arguments, it goes on there and ends in the same result.
-        ``progress(stage, done, total)`` is called on the way. Raises :class:`UnknownName` for an unknown setting.
+        ``progress(stage, done, total)`` is called on the way. Raises :class:`UserError` for an unknown or wrong
+        setting, before anything is drawn.
         """
+        sound_concept(concept)
+        sound(Seed, "seed", seed, f"{cls.name}.fit")
         arguments, training = cls.check_settings(settings)
         behind = tuple(member for defense in host for member in defense.members())
         fit = Fit(pipe, concept, Path(work), behind, seed, progress or (lambda stage, done, total: None))
@@ -104,14 +113,14 @@ class Defense:
 
     @classmethod
     def check_settings(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """``settings`` as (arguments of the class, its ``Training``). Raises :class:`UnknownName`."""
-        own = {f.name for f in fields(cls) if f.init}
-        how = {f.name for f in fields(cls.Training)} if cls.Training else set()
-        for key in settings:
-            if key not in own | how:
-                raise UnknownName(f"setting of {cls.name}", key, own | how)
+        """``settings`` as (arguments of the class, its ``Training``). Raises :class:`UserError` for a wrong one."""
+        own, how = declared(cls), declared(cls.Training) if cls.Training else {}
+        check(settings, {**own, **how}, cls.name)
+        arguments = {k: v for k, v in settings.items() if k in own}
+        if all(one.default is not NONE or key in arguments for key, one in own.items()):
+            cls(**arguments)  # what they say together, before anything is drawn
         training = cls.Training(**{k: v for k, v in settings.items() if k in how}) if cls.Training else None
-        return {k: v for k, v in settings.items() if k in own}, training
+        return arguments, training
 
     @classmethod
     def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:

@@ -15,19 +15,20 @@ once. The untouched weights are kept and put back when the last edit leaves, wha
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..backbones.weights import unwrap
-from ..errors import BadFile, Mismatch, Unsupported, UserError
+from ..errors import BadFile, Mismatch, Unsupported
 from ..guards.base import Defense
+from ..settings import Doc
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -35,19 +36,18 @@ if TYPE_CHECKING:
 A, B, DELTA, BIAS = ".lora_A.weight", ".lora_B.weight", ".weight_delta", ".bias_delta"
 ENDS = (A, B, DELTA, BIAS)
 Layer = nn.Linear | nn.Conv2d
+Strength = Annotated[float, Field(gt=0, le=100)]  # 0 would change nothing, and less would teach the concept
 
 
 @dataclass(kw_only=True, eq=False)
 class WeightEdit(Defense):
-    """A defense that lives in the weights. ``strength`` 0 changes nothing, 1 is what was fitted."""
+    """A defense that lives in the weights."""
 
     summary: ClassVar[str] = "A change of the denoiser's weights that unlearns a concept."
 
-    strength: float = 1.0
+    strength: Annotated[Strength, Doc("Times the change that was fitted.")] = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strength, (int, float)) or not math.isfinite(self.strength):
-            raise UserError("a finite strength", repr(self.strength), "pass for example strength=1.0")
         self.weights: dict[str, Tensor] = {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -179,8 +179,6 @@ class _Edited:
     def add(self, edit: WeightEdit, found: dict[str, nn.Parameter]) -> None:
         if any(edit is other for other, _ in self.edits):
             raise Unsupported("a denoiser without this edit", "one that has it already", "attach it once, or detach it")
-        if edit.strength == 0:
-            return
         for name, parameter in found.items():
             if name not in self.originals:
                 self.originals[name] = parameter, parameter.detach().clone()
