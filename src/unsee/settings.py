@@ -13,6 +13,7 @@ what digests are made of.
 
 from __future__ import annotations
 
+import collections.abc
 import functools
 import inspect
 import sys
@@ -25,7 +26,6 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
 from typing_extensions import Doc
 
 from .errors import UnknownName, UserError
@@ -137,24 +137,26 @@ class Setting:
 
     @functools.cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        try:
-            return TypeAdapter(self.type, config=STRICT)
-        except PydanticUserError:  # somebody else's type, of which pydantic can make nothing
-            return TypeAdapter(Any)
+        return TypeAdapter(self.type, config=STRICT)
 
     def check(self, owner: str, value: Any) -> None:
         """Raises :class:`UserError` where ``value`` is not what it should be."""
-        bases = {get_origin(base) or base for base, _ in _parts(self.type)}
-        try:  # TOML and JSON have lists alone
-            listed = isinstance(value, list) and tuple in bases and list not in bases
-            found = self.adapter.validate_python(tuple(value) if listed else value)
-        except ValidationError:
-            found = NONE
-        if found is not NONE and not (isinstance(found, float) and not isinstance(value, (int, float))):
+        if self._takes(value):
             return
         if self.choices and isinstance(value, str):
             raise UnknownName(f"{self.name} of {owner}", value, self.choices)
         raise UserError(f"{self.name} of {owner} as {self.expected}", shown(value), self._advice(value))
+
+    def _takes(self, value: Any) -> bool:
+        if not _described(self.type):
+            return _instance(self.type, value)
+        bases = {get_origin(base) or base for base, _ in _parts(self.type)}
+        listed = isinstance(value, list) and tuple in bases and list not in bases  # TOML and JSON have lists alone
+        try:
+            found = self.adapter.validate_python(tuple(value) if listed else value)
+        except ValidationError:
+            return False
+        return not isinstance(found, float) or isinstance(value, (int, float))  # no NumPy's, which JSON cannot hold
 
     def _advice(self, value: Any) -> str:
         if isinstance(value, (int, float)) and not self.choices and _only_text(self.type):
@@ -193,10 +195,9 @@ def declared(kind: Any) -> Mapping[str, Setting]:
 @functools.cache
 def _taken(kind: Any) -> dict[str, Setting]:
     """All that a class is made with, by name."""
+    lineage = inspect.getmro(kind)
     if is_dataclass(kind):
-        written = {
-            n: (a, base) for base in reversed(type.mro(kind)) for n, a in inspect.get_annotations(base).items()
-        }
+        written = {n: (a, base) for base in reversed(lineage) for n, a in inspect.get_annotations(base).items()}
         found = {}
         for f in fields(kind):
             default = NONE if f.default is MISSING else f.default
@@ -274,23 +275,24 @@ def named(what: str, registered: dict[str, str], text: Any) -> tuple[type, dict[
     if not isinstance(text, str):
         raise UserError(f"a {what} as text", shown(text), "write NAME or NAME:key=value,…")
     name, _, rest = text.partition(":")
-    kind, given = resolve(what, registered, name), parse(rest.split(","))
+    kind = resolve(what, registered, name)
+    given = parse(rest.split(","), declared(kind))
     check(given, declared(kind), f"the {what} {name}")
     return kind, given
 
 
 def _unknown(owner: str, key: str, known: Mapping[str, Setting]) -> UserError:
     if not known:
-        return UserError(f"no settings for {owner}", shown(key), f"write {owner}")
+        return UserError(f"no settings for {owner}", shown(key), "leave it out")
     return UnknownName(f"setting of {owner}", key, known)
 
 
 # ---- from text ----
 
 
-def parse(items: Iterable[str]) -> dict[str, Any]:
-    """``["preset=strong", "scale=3"]`` as a dict; a dot leads into a table. Raises :class:`UserError` for what is no
-    key=value, and for a key twice.
+def parse(items: Iterable[str], known: Mapping[str, Setting] = MappingProxyType({})) -> dict[str, Any]:
+    """``["preset=strong", "scale=3"]`` as a dict; a dot leads into a table. A value is TOML or a text, and a text where
+    ``known`` says that it is one. Raises :class:`UserError` for what is no key=value, and for a key twice.
 
     >>> parse(["preset=strong", "drop-last=true", "also=a,b", "options.warmup=0"])
     {'preset': 'strong', 'drop_last': True, 'also': 'a,b', 'options': {'warmup': 0}}
@@ -308,7 +310,9 @@ def parse(items: Iterable[str]) -> dict[str, Any]:
                 raise UserError(f"{table} as a table or as a value", "both", f"leave out {table}=")
         if path[-1] in place:
             raise UserError(f"{key.strip()} once", "it twice", "leave one out")
-        place[path[-1]] = _scalar(value.strip())
+        read = _scalar(value.strip())
+        text = len(path) == 1 and path[0] in known and _only_text(known[path[0]].type)
+        place[path[-1]] = value.strip() if text and not isinstance(read, str) else read
     return found
 
 
@@ -410,6 +414,15 @@ def _digits(value: Any) -> str:
     if isinstance(value, int) and value >= 2**31 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
     return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _instance(annotation: Any, value: Any) -> bool:
+    """Whether ``value`` may stand where an object is wanted; a type that says nothing takes all."""
+    members = [get_origin(base) or base for base, _ in _parts(annotation)]
+    if value is None:
+        return annotation is Any or len(members) < len(get_args(annotation))
+    return any(callable(value) if m is collections.abc.Callable else not isinstance(m, type) or isinstance(value, m)
+               for m in members)  # fmt: skip
 
 
 def _only_text(annotation: Any) -> bool:

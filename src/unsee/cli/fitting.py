@@ -29,7 +29,8 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
         raise UserError(
             "{concept} in --out for several concepts", out, f"write for example --out runs/{method}-{{concept}}"
         )
-    kind, how = resolve("defense method", DEFENSES, method), parse(given)
+    kind = resolve("defense method", DEFENSES, method)
+    how = parse(given, kind.takes())
     kind.check_settings(how)
     wanted = [concepts.load(name) for name in names]
     folders = [_free(Path(out.replace("{concept}", concept.name))) for concept in wanted]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..concepts import sound_concept
 from ..errors import Unsupported
-from ..settings import NONE, Checked, Seed, check, declared, sound
+from ..settings import NONE, Checked, Seed, Setting, check, declared, sound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,10 +112,15 @@ class Defense(Checked):
         return cls._fit(fit, training, arguments)
 
     @classmethod
+    def takes(cls) -> dict[str, Setting]:
+        """What :meth:`fit` takes, by name: fields of the class, then those of its ``Training``."""
+        return {**declared(cls), **(declared(cls.Training) if cls.Training else {})}
+
+    @classmethod
     def check_settings(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """``settings`` as (arguments of the class, its ``Training``). Raises :class:`UserError` for a wrong one."""
         own, how = declared(cls), declared(cls.Training) if cls.Training else {}
-        check(settings, {**own, **how}, cls.name)
+        check(settings, cls.takes(), cls.name)
         arguments = {k: v for k, v in settings.items() if k in own}
         if all(one.default is not NONE or key in arguments for key, one in own.items()):
             cls(**arguments)  # what they say together, before anything is drawn

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import BadFile
+from ..errors import BadFile, UserError
 from ..files import load_tensors, save_tensors, sha256
 from ..registry import DEFENSES, resolve
 
@@ -77,7 +77,7 @@ def _load_one(cls: type[D], folder: Path) -> D:
         raise BadFile(f"a {cls.__name__}", f"a {kind.__name__} in {folder}", advice)
     try:
         defense = kind(**config["arguments"])
-    except TypeError as error:
+    except (TypeError, UserError) as error:
         got = f"{folder / CONFIG}: {error}"
         raise BadFile(f"arguments of {kind.__name__}", got, "save the defense again") from error
     if config["weights"] is not None:
