@@ -53,6 +53,7 @@ class Backbone:
     batched: ClassVar[tuple[str, ...]]  # denoiser arguments whose first dimension is the batch
     refused: ClassVar[tuple[str, ...]] = ("ip_adapter_image", "ip_adapter_image_embeds")
     guidance_argument: ClassVar[str] = "guidance_scale"
+    least_guidance: ClassVar[float] = 7.5  # where a guard needs some and the pipeline usually has none
     guidance_advice: ClassVar[str] = "call the pipeline with guidance_scale above 1 on a model that is not distilled"
 
     def __init__(self, pipe: Any) -> None:
@@ -153,6 +154,15 @@ class Backbone:
         for name in self.refused:
             if arguments.get(name) is not None:
                 raise Unsupported("a call steered by text alone", f"{name}=…", f"call without {name}, or detach first")
+
+    def guided(self, weight: float, prompts: int) -> dict[str, Any]:
+        """The pipeline's arguments that draw ``prompts`` texts with classifier-free guidance of this weight."""
+        return {self.guidance_argument: weight}
+
+    @property
+    def usual_guidance(self) -> float:
+        """The weight that the pipeline has where none is given; 1 and less is none."""
+        return float(inspect.signature(type(self.pipe).__call__).parameters[self.guidance_argument].default)
 
     def guidance(self, arguments: dict[str, Any]) -> float:
         """Weight w of classifier-free guidance in this call."""

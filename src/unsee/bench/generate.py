@@ -22,7 +22,8 @@ def draw(
 ) -> list[Sample]:  # fmt: skip
     """One RGB sample per prompt, in order, under ``guards`` (attached for this call and taken off again).
 
-    ``words`` are learned embeddings that the prompts name, of an attack.
+    ``guidance`` is that of classifier-free guidance, FLUX's true one. ``words`` are learned embeddings that the prompts
+    name, of an attack.
 
     Raises what a guard raises: :class:`UserError` if it cannot protect this pipeline or this call,
     :class:`GuardFailure` if it failed. There is never an image without its protection.
@@ -30,6 +31,7 @@ def draw(
     import torch
 
     from ..attacks import saying
+    from ..backbones import adapter
 
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
     started = time.perf_counter()
@@ -40,8 +42,8 @@ def draw(
             prompt=[p.text for p in prompts],
             generator=generators,
             num_inference_steps=steps,
-            guidance_scale=guidance,
             output_type="pil",
+            **adapter(pipe).guided(guidance, len(prompts)),
         )
     seconds = (time.perf_counter() - started) / len(prompts)
     if len(images) != len(prompts) or len(decisions) != len(prompts):

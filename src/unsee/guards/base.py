@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from ..concepts import sound_concept
-from ..errors import Unsupported
-from ..settings import NONE, Checked, Seed, Setting, check, declared, sound
+from ..errors import Unsupported, UserError
+from ..registry import DEFENSES, resolve
+from ..settings import NONE, Checked, Seed, Setting, check, declared, shown, sound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,9 @@ class Defense(Checked):
     name: ClassVar[str]  # as registered
     summary: ClassVar[str] = ""  # one sentence for the model card
     Training: ClassVar[type | None] = None  # a frozen dataclass: how it is fitted, with the paper's defaults
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # paper and picto: what its Training leaves None
+    presets: ClassVar[
+        dict[str, dict[str, Any]]
+    ] = {}  # what a setting of None stands for; of a Training: paper and picto
     quick: ClassVar[dict[str, Any]] = {}  # settings that fit in a second and act on any prompt, for self-tests
     fingerprints: ClassVar[dict[str, str]] = {}  # model, text: what it was fitted for; empty fits any
     record: ClassVar[dict[str, Any]] = {}  # how it was fitted and what validation saw; saved, and shown on the card
@@ -107,7 +110,7 @@ class Defense(Checked):
         sound_concept(concept)
         sound(Seed, "seed", seed, f"{cls.name}.fit")
         arguments, training = cls.check_settings(settings)
-        behind = tuple(member for defense in host for member in defense.members())
+        behind = attachable(host)
         fit = Fit(pipe, concept, Path(work), behind, seed, progress or (lambda stage, done, total: None))
         return cls._fit(fit, training, arguments)
 
@@ -163,6 +166,36 @@ class Defense(Checked):
         from .storage import push
 
         return push(self, repo_id, private=private, token=token)
+
+
+def attachable(defenses: Sequence[Any]) -> tuple[Defense, ...]:
+    """``defenses`` in order, each stack as what it holds. Raises :class:`UserError` for what is no defense: a name, a
+    class, a folder, a list; it says what to write.
+
+    >>> attachable(["sld"])
+    Traceback (most recent call last):
+    unsee.errors.UserError: expected a defense, got 'sld'; write for example unsee.SLD(text="weapon")
+    """
+    for one in defenses:
+        if not isinstance(one, Defense):
+            raise UserError("a defense", shown(str(one) if isinstance(one, Path) else one), _instead(one))
+    return tuple(member for one in defenses for member in one.members())
+
+
+def _instead(value: Any) -> str:
+    """What to write in the place of ``value``."""
+    text = str(value) if isinstance(value, (str, Path)) else ""
+    kind = resolve("defense", DEFENSES, text) if text in DEFENSES else value
+    if isinstance(kind, type) and issubclass(kind, Defense):
+        needed = [f"{name}=…" for name, one in declared(kind).items() if one.default is NONE]
+        trained = kind.Training is not None
+        made = '.from_pretrained("FOLDER")' if trained else f"({', '.join(needed)})".replace("text=…", 'text="weapon"')
+        return f"write for example unsee.{kind.__name__}{made}"
+    if text:
+        return "load it first, for example unsee.SLD.from_pretrained(FOLDER)"
+    if isinstance(value, (list, tuple)):
+        return "write protect(pipe, *defenses)"
+    return 'write an object, for example unsee.SLD(text="weapon")'
 
 
 @dataclass(kw_only=True, eq=False)

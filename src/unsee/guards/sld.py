@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
     from .generation import Generation, Step
 
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "weak": {"warmup": 15, "scale": 200.0, "threshold": 0.0, "momentum": 0.0, "beta": 0.0},
     "medium": {"warmup": 10, "scale": 1000.0, "threshold": 0.01, "momentum": 0.3, "beta": 0.4},
     "strong": {"warmup": 7, "scale": 2000.0, "threshold": 0.025, "momentum": 0.5, "beta": 0.7},
@@ -72,6 +72,7 @@ class SLD(Guard):
     name: ClassVar[str] = "sld"
     summary: ClassVar[str] = "Safe latent diffusion: guidance away from the concept, with momentum."
     needs_cfg: ClassVar[bool] = True
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     text: Annotated[Words, Doc("What is to be unseen, in words. Left out, the concept's own.")]
     preset: Annotated[str, Among(*PRESETS), Doc("The published set of values that is not given otherwise.")] = "medium"

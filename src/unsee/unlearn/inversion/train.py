@@ -201,10 +201,7 @@ class _Job:
         top = int(self._times(1, generator))
         spread = min(self.how.window * self.last // 1000, self.last - 1)
         steps = [max(top - round(spread * i / max(self.how.unroll - 1, 1)), 0) for i in range(self.how.unroll)]
-        argument: dict[str, Any] = {self.backbone.guidance_argument: w, "num_inference_steps": len(steps)}
-        if self.backbone.family == "flux":
-            argument["negative_prompt"] = [""] * n
-        with self.guarded.generation([""] * n, **argument):
+        with self.guarded.generation([""] * n, num_inference_steps=len(steps), **self.backbone.guided(w, n)):
             for i, step in enumerate(steps):
                 t = torch.full((n,), step + self.lowest)
                 latents, truth = self.backbone.noised(x0, noise, t)
