@@ -24,7 +24,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import Doc
 
@@ -109,7 +109,7 @@ Words = Annotated[FreeText, AfterValidator(_said), Told("a text that is not empt
 Texts = Annotated[tuple[Words, ...], Told("a list of texts")]
 Choices = Annotated[tuple[str, ...], Told("a list of texts")]
 Table = Annotated[dict[str, Any], Told("a table")]
-Device = Annotated[FreeText, AfterValidator(_said), Told("a device as cpu, cuda, cuda:1 or mps")]
+Device = Annotated[FreeText, Field(pattern=r"^[a-z]+(:\d+)?$"), Told("a device as cpu, cuda, cuda:1 or mps")]
 Judged = Annotated[FreeText, AfterValidator(a_judge), Told("a judge as NAME or NAME:key=value,…")]
 
 
@@ -394,12 +394,18 @@ def _one(base: Any, metadata: tuple[Any, ...]) -> str:
         return "one of " + ", ".join(map(str, choices))
     if base in (int, float):
         return ("a whole number" if base is int else "a number") + _range(metadata)
-    known = {bool: "true or false", str: "a text", tuple: "a list", list: "a list", dict: "a table"}
+    filled = any(isinstance(limit, MinLen) for limit in _limits(metadata))
+    listed = "a list with something in it" if filled else "a list"
+    known = {bool: "true or false", str: "a text", tuple: listed, list: listed, dict: "a table"}
     return known.get(get_origin(base) or base, "")
 
 
+def _limits(metadata: tuple[Any, ...]) -> list[Any]:
+    return [limit for m in metadata for limit in getattr(m, "metadata", [m])]  # pydantic's Field holds several
+
+
 def _range(metadata: tuple[Any, ...]) -> str:
-    limits = [limit for m in metadata for limit in getattr(m, "metadata", [m])]  # pydantic's Field holds several
+    limits = _limits(metadata)
     low = next((f"from {m.ge:g}" for m in limits if isinstance(m, Ge)), "")  # type: ignore[str-format]
     above = next((f"above {m.gt:g}" for m in limits if isinstance(m, Gt)), "")  # type: ignore[str-format]
     high = next((f"{_digits(m.le)}" for m in limits if isinstance(m, Le)), "")

@@ -262,7 +262,8 @@ def _first_mistake(error: ValidationError, where: str) -> UserError:
         return BadFile(f"a valid {place!r} in {where}", f"{shown(first['input'])} ({why})", "mend that key")
     one = keys(_table(first["loc"])).get(str(first["loc"][-1]))
     wanted = f"{place!r} in {where}" + (f" as {one.expected}" if one else "")
-    return BadFile(wanted, shown(first["input"]) + ("" if one else f" ({why})"), "mend that key")
+    told = one and first["type"] != "string_pattern_mismatch"
+    return BadFile(wanted, shown(first["input"]) + ("" if told else f" ({why})"), "mend that key")
 
 
 def _table(place: tuple[Any, ...]) -> type[BaseModel]:

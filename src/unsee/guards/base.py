@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .generation import Generation, Step
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
+OF_FIT = ("concept", "work", "host", "seed", "progress")  # its own arguments, which no setting can be
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class Defense(Checked):
     @classmethod
     def takes(cls) -> dict[str, Setting]:
         """What :meth:`fit` takes, by name: fields of the class, then those of its ``Training``."""
-        return {**declared(cls), **(declared(cls.Training) if cls.Training else {})}
+        found = {**declared(cls), **(declared(cls.Training) if cls.Training else {})}
+        return {name: one for name, one in found.items() if name not in OF_FIT}
 
     @classmethod
     def check_settings(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:

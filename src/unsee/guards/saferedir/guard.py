@@ -155,10 +155,10 @@ class SafeRedir(Guard):
         return {**seen, **calibrate(self._network(), data, training, fit)}
 
     @classmethod
-    def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:
+    def untrained(cls, pipe: Any, *, seed: int = 0, concept: str = "", **settings: Any) -> Self:
         """One with random weights and the dimensions of ``pipe``: for tests and timings, it protects nothing."""
         arguments, training = cls.check_settings(settings)
-        made = cls(**arguments)
+        made = cls(concept=concept, **arguments)
         backbone = _suited(made.mode, adapter(pipe))
         encoded = backbone.encode([""], length=training.max_sequence_length or None)
         channels = backbone.latent_channels * (4 if backbone.family == "flux" else 1)
