@@ -26,6 +26,7 @@ from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
 from unsee.picto import DEFENSES as SHIPPED
+from unsee.registry import DEFENSES, resolve
 from unsee.settings import Count, Doc, Share, declared
 from unsee.types import Prompt
 
@@ -100,7 +101,9 @@ def test_ine_keeps_words_for_safree_or_does_not_attach(pipe):
 @pytest.mark.parametrize("folder", sorted(SHIPPED.iterdir()), ids=lambda f: f.name)
 def test_a_shipped_defense_has_the_digest_of_its_file(folder):
     config = json.loads((folder / "config.json").read_text())
-    found = hashlib.sha256(json.dumps([config["defense"], config["arguments"]], sort_keys=True).encode())
+    kind = resolve("defense", DEFENSES, config["defense"])
+    arguments = {name: one.default for name, one in declared(kind).items()} | config["arguments"]
+    found = hashlib.sha256(json.dumps([config["defense"], arguments], sort_keys=True).encode())
     for name, tensor in sorted(load_tensors(folder / "model.safetensors")[0].items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -389,11 +389,16 @@ def _one(base: Any, metadata: tuple[Any, ...]) -> str:
     told = [m.words for m in metadata if isinstance(m, Told)]
     if told:
         return told[-1]
+    if isinstance(base, type) and issubclass(base, BaseModel):
+        return "a table"
     choices = next((m.choices for m in metadata if isinstance(m, Among)), get_args(base))
     if get_origin(base) is Literal or (base is str and choices):
         return "one of " + ", ".join(map(str, choices))
     if base in (int, float):
         return ("a whole number" if base is int else "a number") + _range(metadata)
+    inner = [part for part in get_args(base) if part is not ...] if get_origin(base) in (tuple, list) else []
+    if any(part is not Any and not _described(part) for part in inner):
+        return ""  # of objects
     filled = any(isinstance(limit, MinLen) for limit in _limits(metadata))
     listed = "a list with something in it" if filled else "a list"
     known = {bool: "true or false", str: "a text", tuple: listed, list: listed, dict: "a table"}
@@ -426,9 +431,16 @@ def _instance(annotation: Any, value: Any) -> bool:
     """Whether ``value`` may stand where an object is wanted; a type that says nothing takes all."""
     members = [get_origin(base) or base for base, _ in _parts(annotation)]
     if value is None:
-        return annotation is Any or len(members) < len(get_args(annotation))
-    return any(callable(value) if m is collections.abc.Callable else not isinstance(m, type) or isinstance(value, m)
-               for m in members)  # fmt: skip
+        return Any in members or len(members) < len(get_args(annotation))
+    return any(_is(value, member) for member in members)
+
+
+def _is(value: Any, member: Any) -> bool:
+    if member is collections.abc.Callable:
+        return callable(value)
+    if member in (tuple, list):
+        return isinstance(value, (tuple, list))
+    return member is Any or not isinstance(member, type) or isinstance(value, member)
 
 
 def _only_text(annotation: Any) -> bool:
