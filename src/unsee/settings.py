@@ -141,13 +141,14 @@ class Setting:
 
     def check(self, owner: str, value: Any) -> None:
         """Raises :class:`UserError` where ``value`` is not what it should be."""
-        if self._takes(value):
+        if self.takes(value):
             return
         if self.choices and isinstance(value, str):
             raise UnknownName(f"{self.name} of {owner}", value, self.choices)
         raise UserError(f"{self.name} of {owner} as {self.expected}", shown(value), self._advice(value))
 
-    def _takes(self, value: Any) -> bool:
+    def takes(self, value: Any) -> bool:
+        """Whether ``value`` is what it should be."""
         if not _described(self.type):
             return _instance(self.type, value)
         bases = {get_origin(base) or base for base, _ in _parts(self.type)}

@@ -254,16 +254,15 @@ def _first_mistake(error: ValidationError, where: str) -> UserError:
         return UnknownName(f"key in {where}", str(first["loc"][-1]), _table(first["loc"]).model_fields)
     if first["type"] == "missing":
         return BadFile(f"the key {place!r} in {where}", "no such key", "add it")
-    if first["type"] == "literal_error" and first["loc"][0] == "prompts":
+    if first["type"] == "literal_error" and first["loc"][0] == "prompts" and isinstance(first["input"], str):
         choices = get_args(Kind) if place.endswith("kind") else get_args(Split)
-        return UnknownName(f"{place} in {where}", str(first["input"]), choices)
+        return UnknownName(f"{place} in {where}", first["input"], choices)
     why = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":  # what several keys say together
+    one = keys(_table(first["loc"])).get(str(first["loc"][-1])) if place else None
+    if one is None or one.takes(first["input"]):  # a part of a value, or what several keys say together
         return BadFile(f"a valid {place!r} in {where}", f"{shown(first['input'])} ({why})", "mend that key")
-    one = keys(_table(first["loc"])).get(str(first["loc"][-1]))
-    wanted = f"{place!r} in {where}" + (f" as {one.expected}" if one else "")
-    told = one and first["type"] != "string_pattern_mismatch"
-    return BadFile(wanted, shown(first["input"]) + ("" if told else f" ({why})"), "mend that key")
+    told = f" ({why})" if first["type"] == "string_pattern_mismatch" else ""
+    return BadFile(f"{place!r} in {where} as {one.expected}", shown(first["input"]) + told, "mend that key")
 
 
 def _table(place: tuple[Any, ...]) -> type[BaseModel]:
