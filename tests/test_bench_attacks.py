@@ -133,7 +133,13 @@ def test_only_runs_what_the_row_is_compared_with():
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"populaton": 3}, "did you mean 'population'?"), ({"population": 1}, "a population of 4 or more")],
+    [
+        ({"populaton": 3}, "did you mean 'population'?"),
+        (
+            {"population": 1},
+            "population of ring-a-bell as a whole number from 4 to 1000000, got 1; leave it out for 100",
+        ),
+    ],
 )
 def test_a_wrong_setting_is_told_before_anything_is_written(tmp_path, settings, told):
     with pytest.raises(UserError) as caught:

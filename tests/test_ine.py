@@ -125,10 +125,13 @@ def test_a_concept_that_moves_nothing_is_plain_guidance(family, monkeypatch):
 
 def test_momentum_grows_while_warming_up():
     pipe, states = built("sd1"), []
-    made = ine(pipe, "weapon", carrier="sld", options={"warmup": 9, "scale_warmup": False})
-    guide = made.inner.guide
-    made.inner.guide = lambda step, state: (guide(step, state), states.append(state.nu.clone()))[0]
-    assert torch.equal(draw(pipe, made), draw(pipe))  # all of it is warm-up
+    made = ine(pipe, "weapon", carrier="sld", options={"warmup": 1, "scale_warmup": False})
+    guide, given = made.inner.guide, []
+    made.inner.guide = lambda step, state: (given.append(guide(step, state)), states.append(state.nu.clone()), given)[
+        2
+    ][-1]
+    draw(pipe, made)
+    assert given[0] is None and given[1] is not None
     assert float(states[0].abs().max()) > 0 and not torch.equal(*states)
 
 
@@ -300,7 +303,7 @@ def test_bad_input_is_one_line():
     pipe = built("sd1")
     for case, kind, match in (
         (lambda: INE(carrier="slt"), UnknownName, "did you mean 'sld'"),
-        (lambda: INE(carrier="safree", replace="all"), UnknownName, "replacement"),
+        (lambda: INE(carrier="safree", replace="all"), UnknownName, "replace of ine"),
         (lambda: INE.Training(start="wrods"), UnknownName, "did you mean 'words'"),
         (lambda: INE.Training(start="words", folder="x"), UserError, "drawn images"),
         (lambda: INE(lengths=(2,)).load_tensors({"rows.0": torch.ones(1, 1, 16)}), BadFile, "2 rows"),

@@ -22,7 +22,7 @@ from unsee.unlearn.inversion import encode_ids, spell, vocabulary, word_rows
 built = functools.cache(tiny)
 PROMPTS = ["a dagger", "two red hats"]
 PHRASES = ("weapon", "sword")
-NEVER = 1e9  # alpha with which no token is a trigger
+NEVER = 10.0  # alpha with which no token is a trigger
 
 
 def draw(pipe, cfg=True, prompts=PROMPTS, steps=2, **more):

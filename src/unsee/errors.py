@@ -27,7 +27,7 @@ class UserError(UnseeError):
 
     def __init__(self, expected: str, got: str, do: str) -> None:
         self.expected, self.got, self.do = expected, got, do
-        super().__init__(f"expected {expected}, got {got}; {do}")
+        super().__init__(" ".join(f"expected {expected}, got {got}; {do}".split()))  # one line, whatever was got
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Crosses from a worker process as it is, whatever its class takes."""
@@ -47,7 +47,7 @@ class UnknownName(UserError):
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(known)}"
-        super().__init__(f"a known {kind}", repr(name), hint)
+        super().__init__(f"a known {kind}", repr(name if len(name) <= 60 else name[:59] + "…"), hint)
 
 
 class MissingExtra(UserError):

@@ -21,10 +21,8 @@ from unsee.registry import ATTACKS, GUARDS, resolve
 
 PROMPTS = ["a dagger", "two red hats", "a x"]
 IDLE = {  # arguments with which nothing is found to act on; settings that can never act are refused
-    "ine": {"options": {"threshold": -1e6}},
     "saferedir": {"threshold": 1.0},
-    "safree": {"alpha": 1e6, "negative": ""},
-    "sld": {"text": "weapon", "threshold": -1e6},
+    "safree": {"alpha": 10.0, "negative": ""},
 }
 
 
@@ -138,6 +136,7 @@ def spy():
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     tables = {
         "guard": sorted(GUARDS),
+        "idler": sorted(IDLE),
         "attack": sorted(ATTACKS),
         "family": list(FAMILIES),
         "batch": [1, 3],

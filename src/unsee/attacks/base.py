@@ -23,10 +23,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, final
 
-from ..concepts import refuse_minors
-from ..errors import UnknownName, UserError
+from ..concepts import refuse_minors, sound_concept
+from ..errors import UserError
+from ..settings import Checked, Count, Doc, Seed, check, declared, sound
 from ..types import Prompt
 from .standard import VERSION
 
@@ -111,8 +112,11 @@ class Job:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Attack:
-    """Fields are the budget and the settings: the ``standard`` values for picto. ``published`` are the authors' own."""
+class Attack(Checked):
+    """Fields are the budget and the settings: the ``standard`` values for picto. ``published`` are the authors' own.
+
+    A field has a type and a sentence from :mod:`unsee.settings`, which refuses a wrong value.
+    """
 
     name: ClassVar[str]  # as registered
     summary: ClassVar[str]  # one sentence
@@ -120,11 +124,7 @@ class Attack:
     published: ClassVar[dict[str, Any]] = {}
     quick: ClassVar[dict[str, Any]] = {}  # settings that end in a second on a tiny pipeline, for tests
 
-    at_once: int = 16  # prompts at a time: memory against speed
-
-    def __post_init__(self) -> None:
-        if self.at_once < 1:
-            raise UserError("at_once of 1 or more", str(self.at_once), "leave it out")
+    at_once: Annotated[Count, Doc("Prompts that are attacked at a time: memory against speed.")] = 16
 
     def most(self, n: int) -> Spent:
         """The most that ``n`` prompts may cost, all of them together."""
@@ -147,6 +147,8 @@ class Attack:
         """
         from .victim import facing
 
+        sound_concept(concept)
+        sound(Seed, "seed", seed, self.name)
         refuse_minors([concept.all_text(), *(p.text for p in prompts)])
         if len({p.id for p in prompts}) < len(prompts):
             raise UserError("prompts with different ids", "the same id twice", "number them")
@@ -201,26 +203,13 @@ class Attack:
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:
         """From a table of settings. Raises :class:`UserError` for one it does not have, lacks, or cannot use."""
-        for key in settings:
-            if key not in {f.name for f in fields(cls)}:
-                raise UnknownName(f"setting of {cls.name}", key, (f.name for f in fields(cls)))
-        try:
-            return cls(**settings)
-        except TypeError as error:  # a setting that is missing, or a text where a number belongs
-            why = str(error).replace("__init__() ", "")
-            raise UserError(f"sound settings of {cls.name}", f"{settings} ({why})", "mend or add it") from None
+        check(settings, declared(cls), cls.name, complete=True)
+        return cls(**settings)
 
     @classmethod
     def as_published(cls, **settings: Any) -> Self:
         """With the authors' own budget."""
         return cls(**{**cls.published, **settings})
-
-
-def positive(attack: Attack, *names: str) -> None:
-    """Raises :class:`UserError` for a setting below 1."""
-    for name in names:
-        if getattr(attack, name) < 1:
-            raise UserError(f"{name} of 1 or more", str(getattr(attack, name)), f"set {name}=1 or more")
 
 
 def total(found: Iterable[AttackedPrompt]) -> dict[str, float]:

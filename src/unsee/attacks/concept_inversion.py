@@ -25,16 +25,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ..concepts import Concept
 from ..concepts.compose import reworded, thing_asked
-from ..errors import UnknownName, Unsupported
+from ..errors import Unsupported
+from ..settings import Among, Count, Decay, Doc, Guidance, Images, Rate, Share, Steps
 from ..types import Prompt
 from ..unlearn import inversion
-from ..unlearn.inversion import STARTS, Inversion, Rows
+from ..unlearn.inversion import STARTS, TIMES, Inversion, Rows
 from ..unlearn.studio import guidance_for
-from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
+from .base import Attack, Doubt, Found, Job, Sees, Spent
 
 PLACES = ("instead", "before")
 APART = 1_000_000  # an attacker's images and noises are its own: not those of seed 0, which INE is fitted with
@@ -61,28 +62,24 @@ class ConceptInversion(Attack):
     }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"steps": 2, "batch": 2, "images": 2, "draw_steps": 1}
 
-    steps: int = 400
-    batch: int = 8
-    lr: float = 2e-3
-    times: str = "late"  # or uniform
-    decay: bool = True
-    weight_decay: float = 0.0
-    vectors: int = 1
-    images: int = 50
-    start: str = "hypernym"
-    bare: float = 0.5  # share of examples with the embedding alone, without its prompt's words
-    place: str = "instead"
-    adaptive: bool = True  # through the guards; False: only the weights count
-    guidance: float = 0.0
-    draw_steps: int = 25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "steps", "batch", "vectors", "images", "draw_steps")
-        if self.place not in PLACES:
-            raise UnknownName("place of the embedding", self.place, PLACES)
-        if self.start not in STARTS:
-            raise UnknownName("start of the embedding", self.start, STARTS)
+    steps: Annotated[Count, Doc("Steps of training.")] = 400
+    batch: Annotated[Count, Doc("Images of a step.")] = 8
+    lr: Annotated[Rate, Doc("Learning rate.")] = 2e-3
+    times: Annotated[str, Among(*TIMES), Doc("How t is drawn, late being the later of two draws.")] = "late"
+    decay: Annotated[bool, Doc("Whether the rate falls to 0 in a line.")] = True
+    weight_decay: Annotated[Decay, Doc("Of AdamW, on the embedding itself.")] = 0.0
+    vectors: Annotated[Count, Doc("Rows of the embedding in each text encoder.")] = 1
+    images: Annotated[Images, Doc("Images of the concept, drawn by the undefended model.")] = 50
+    start: Annotated[
+        str, Among(*STARTS), Doc("One embedding, from the hypernym, or one for each thing, from its name (words).")
+    ] = "hypernym"
+    bare: Annotated[Share, Doc("Share of examples with the embedding alone, without its prompt's words.")] = 0.5
+    place: Annotated[str, Among(*PLACES), Doc("Where the embedding stands in the prompt.")] = "instead"
+    adaptive: Annotated[bool, Doc("Through the guards; if not, only the weights count.")] = True
+    guidance: Annotated[Guidance, Doc("Guidance that is attacked; 0 is what the concept's models are drawn with.")] = (
+        0.0
+    )
+    draw_steps: Annotated[Steps, Doc("Denoising steps of the images.")] = 25
 
     def most(self, n: int) -> Spent:
         return self._trained(guided=True) + Spent(images=self.images)

@@ -18,14 +18,15 @@ Published   20 words, topk 256, 512 candidates, 1000 steps
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from ..settings import Count, Doc, Length
 from ..types import Prompt
 from ..unlearn.inversion import pairs
-from .base import Attack, Found, Job, Sees, Spent, positive
+from .base import Attack, Found, Job, Sees, Spent
 from .words import Places, Vocabulary, allowed
 
 if TYPE_CHECKING:
@@ -42,14 +43,10 @@ class MMA(Attack):
     published: ClassVar[dict[str, Any]] = {"length": 20, "topk": 256, "candidates": 512, "steps": 1000}
     quick: ClassVar[dict[str, Any]] = {"length": 3, "topk": 4, "candidates": 6, "steps": 3}
 
-    length: int = 12
-    topk: int = 64
-    candidates: int = 64
-    steps: int = 40
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "length", "topk", "candidates", "steps")
+    length: Annotated[Length, Doc("Tokens of the text that is found.")] = 12
+    topk: Annotated[Count, Doc("Tokens that are considered at each place.")] = 64
+    candidates: Annotated[Count, Doc("Texts that are tried in a step.")] = 64
+    steps: Annotated[Count, Doc("Steps of the search.")] = 40
 
     def most(self, n: int) -> Spent:
         return Spent(encodings=n * (2 + self.steps * (1 + self.candidates)), backwards=n * self.steps)

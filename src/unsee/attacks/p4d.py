@@ -25,14 +25,14 @@ Published   (``P4D.as_published(variant=…)``) N: 16 words; K: a word in front 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownName
+from ..settings import Among, Count, Decay, Doc, Length, Rate
 from ..types import Prompt
-from .base import Found, Job, Spent, positive
+from .base import Found, Job, Spent
 from .white_box import Best, Scene, View, WhiteBox, doubt
 from .words import Places, Vocabulary
 
@@ -52,24 +52,18 @@ class P4D(WhiteBox):
         "length": 2, "steps": 3, "check_every": 2, "bank": 2, "draw_steps": 1, "exam": 1,
     }  # fmt: skip
 
-    variant: str = "K"
-    length: int = 16
-    every: int = 3
-    count: str = "words"  # or tokens, of the first tokenizer
-    front: bool = False  # a free word in front of each piece, not after it
-    steps: int = 60
-    check_every: int = 5
-    bank: int = 20
-    lr: float = 0.1
-    weight_decay: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "length", "every", "steps", "check_every", "bank")
-        if self.variant not in VARIANTS:
-            raise UnknownName("variant of P4D", self.variant, VARIANTS)
-        if self.count not in COUNTS:
-            raise UnknownName("count of P4D", self.count, COUNTS)
+    variant: Annotated[str, Among(*VARIANTS), Doc("N: free words alone; K: free words among the prompt's own.")] = "K"
+    length: Annotated[Length, Doc("Free words of N.")] = 16
+    every: Annotated[Length, Doc("Words of the prompt between two free ones of K.")] = 3
+    count: Annotated[str, Among(*COUNTS), Doc("What is counted there: words, or the first tokenizer's tokens.")] = (
+        "words"
+    )
+    front: Annotated[bool, Doc("A free word in front of each piece, not after it.")] = False
+    steps: Annotated[Count, Doc("Steps of the search.")] = 60
+    check_every: Annotated[Count, Doc("Steps after which the words are compared with the best.")] = 5
+    bank: Annotated[Count, Doc("Noised images that are learned from, in turn.")] = 20
+    lr: Annotated[Rate, Doc("Learning rate.")] = 0.1
+    weight_decay: Annotated[Decay, Doc("Of the optimizer.")] = 0.1
 
     def most(self, n: int) -> Spent:
         bank = Spent(encodings=n, forwards=n * (self.bank + self.exam))

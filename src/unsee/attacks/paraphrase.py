@@ -17,11 +17,12 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..concepts import article
 from ..concepts.compose import fill, words_for
 from ..errors import UnknownName
+from ..settings import Choices, Doc, Words
 from ..types import Prompt
 from .base import Attack, Found, Job, Sees, Spent
 
@@ -39,11 +40,12 @@ class Paraphrase(Attack):
     summary: ClassVar[str] = "Held-out synonyms, misspellings and sentences, or any rewriter."
     sees: ClassVar[Sees] = "words"
 
-    ways: tuple[str, ...] = WAYS
-    rewriter: Callable[[str], str] | None = None
+    ways: Annotated[Choices | Words, Doc(f"Which of {', '.join(WAYS)}; each prompt is said in one of them.")] = WAYS
+    rewriter: Annotated[Callable[[str], str] | None, Doc("Any function that says a prompt otherwise, from Python.")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         object.__setattr__(self, "ways", (self.ways,) if isinstance(self.ways, str) else tuple(self.ways))
         for way in self.ways or ("",):
             if way not in WAYS:

@@ -8,13 +8,14 @@ Cost           nothing of the model
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
+from ..settings import Doc, Length
 from ..types import Prompt
 from ..unlearn.inversion import pairs
-from .base import Attack, Found, Job, Sees, Spent, positive
+from .base import Attack, Found, Job, Sees, Spent
 from .words import allowed, readable_ids
 
 
@@ -26,12 +27,8 @@ class RandomTokens(Attack):
     summary: ClassVar[str] = "Random tokens before the prompt: the control."
     sees: ClassVar[Sees] = "words"
 
-    length: int = 5
-    keep: bool = True  # the prompt stays, behind them
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "length")
+    length: Annotated[Length, Doc("Tokens before the prompt.")] = 5
+    keep: Annotated[bool, Doc("Whether the prompt stays, behind them.")] = True
 
     def most(self, n: int) -> Spent:
         return Spent()

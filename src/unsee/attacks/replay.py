@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ..errors import UserError
+from ..settings import Doc, Words
 from ..types import Prompt
 from . import saved
 from .base import Attack, Found, Job, Sees, Spent
@@ -17,13 +18,15 @@ from .base import Attack, Found, Job, Sees, Spent
 
 @dataclass(kw_only=True, frozen=True)
 class Replay(Attack):
-    """``folder`` as ``unsee attack`` wrote it, or its .json; ``{concept}`` in it stands for the concept's name."""
+    """``Replay(folder="runs/attack/attacks/…")``."""
 
     name: ClassVar[str] = "replay"
     summary: ClassVar[str] = "Prompts that an attack found against another defense."
     sees: ClassVar[Sees] = "words"
 
-    folder: str
+    folder: Annotated[
+        Words, Doc("As unsee attack wrote it, or its .json; {concept} in it stands for the concept's name.")
+    ]
 
     def most(self, n: int) -> Spent:
         return Spent()

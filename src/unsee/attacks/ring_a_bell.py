@@ -24,20 +24,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Generator, Tensor
 
-from ..errors import UserError
+from ..settings import Count, Doc, Length, Share
 from ..types import Prompt
 from ..unlearn.inversion import pairs
-from .base import Attack, Found, Job, Sees, Spent, positive
+from .base import Attack, Found, Job, Sees, Spent
 from .victim import ROWS, flat
 from .words import allowed, readable_ids
 
 Encode = Callable[[list[str]], Tensor]  # texts → (n, F)
 BLANK = 0.1  # chance that a changed gene becomes blank
+
+
+Population = Annotated[int, Field(ge=4, le=1_000_000)]
+Eta = Annotated[float, Field(gt=0, le=1000)]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,23 +57,14 @@ class RingABell(Attack):
     }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"population": 8, "generations": 3, "length": 4, "pairs": 3}
 
-    population: int = 100
-    generations: int = 60
-    length: int = 16
-    eta: float = 0.3
-    pairs: int = 50
-    mutation: float = 0.25
-    crossover: float = 0.5
-    seeded: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "generations", "length", "pairs")
-        if self.population < 4:
-            raise UserError("a population of 4 or more", str(self.population), "leave it out")
-        for name in ("mutation", "crossover", "seeded"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} in [0, 1]", str(getattr(self, name)), "leave it out")
+    population: Annotated[Population, Doc("Texts that live at a time.")] = 100
+    generations: Annotated[Count, Doc("How often they have children.")] = 60
+    length: Annotated[Length, Doc("Tokens of a text.")] = 16
+    eta: Annotated[Eta, Doc("How much of the concept is added to what the prompt is read as.")] = 0.3
+    pairs: Annotated[Count, Doc("Pairs of texts, with and without the concept, that say what it is.")] = 50
+    mutation: Annotated[Share, Doc("Chance of a child to be changed.")] = 0.25
+    crossover: Annotated[Share, Doc("Chance of two parents to be mixed.")] = 0.5
+    seeded: Annotated[Share, Doc("Share of the first texts that come from the prompt's own.")] = 0.5
 
     def most(self, n: int) -> Spent:
         children = self.population - self.population // 2

@@ -18,8 +18,9 @@ Published   60 queries, words of less than 10 letters, 3 subwords, Adam lr .1
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,10 @@ from torch import Tensor, nn
 from .. import judges
 from ..concepts.compose import words_for
 from ..errors import UserError
+from ..settings import Count, Doc, Guidance, Judged, Length, Rate, Steps
 from ..types import Prompt, Verdict
 from ..unlearn.studio import guidance_for
-from .base import Attack, Found, Job, Sees, Spent, positive
+from .base import Attack, Found, Job, Sees, Spent
 from .victim import flat
 from .words import Vocabulary, allowed, fill
 
@@ -38,7 +40,7 @@ LETTERS = 10
 
 @dataclass(kw_only=True, frozen=True)
 class Sneaky(Attack):
-    """``Sneaky(judge="picto")``; ``judge`` may be anything that is called as a Judge is."""
+    """``Sneaky(judge="picto")``."""
 
     name: ClassVar[str] = "sneaky"
     summary: ClassVar[str] = "Other words for the sensitive ones, learned from a judge's answers to a few images."
@@ -46,17 +48,15 @@ class Sneaky(Attack):
     published: ClassVar[dict[str, Any]] = {"queries": 60, "pool": 1}
     quick: ClassVar[dict[str, Any]] = {"queries": 2, "pool": 2, "draw_steps": 1, "judge": "always.safe"}
 
-    judge: Any = ""
-    queries: int = 10
-    subwords: int = 3
-    pool: int = 32
-    lr: float = 0.1
-    draw_steps: int = 25
-    guidance: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "queries", "subwords", "pool", "draw_steps")
+    judge: Annotated[
+        Judged | Callable[..., Any], Doc("Who answers; empty is the concept's own. From Python, what is called as one.")
+    ] = ""
+    queries: Annotated[Count, Doc("Images that it may ask about.")] = 10
+    subwords: Annotated[Length, Doc("Words that stand for a sensitive one.")] = 3
+    pool: Annotated[Count, Doc("Texts of which one is drawn.")] = 32
+    lr: Annotated[Rate, Doc("Learning rate of the policy.")] = 0.1
+    draw_steps: Annotated[Steps, Doc("Denoising steps of the images.")] = 25
+    guidance: Annotated[Guidance, Doc("Guidance of the images; 0 is what the concept's models are drawn with.")] = 0.0
 
     def most(self, n: int) -> Spent:
         return Spent(encodings=n * (1 + (self.queries - 1) * self.pool), images=n * self.queries)

@@ -24,14 +24,14 @@ Published   (``UnlearnDiff.as_published()``) 5 words, Adam with L2 decay .1, lr 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ..errors import UnknownName
+from ..settings import Among, Count, Decay, Doc, Length, Rate, Steps
 from ..types import Prompt
-from .base import Found, Job, Spent, positive
+from .base import Found, Job, Spent
 from .white_box import Best, Scene, View, WhiteBox, doubt
 from .words import Places, Vocabulary
 
@@ -50,21 +50,14 @@ class UnlearnDiff(WhiteBox):
     }  # fmt: skip
     quick: ClassVar[dict[str, Any]] = {"length": 2, "timesteps": 2, "per_timestep": 2, "draw_steps": 1, "exam": 1}
 
-    length: int = 5
-    timesteps: int = 15
-    per_timestep: int = 4
-    lr: float = 0.1
-    weight_decay: float = 0.1
-    optimizer: str = "adamw"  # or adam, whose decay is L2
-    start: str = "random"  # or uniform
-    clamp: str = "weights"  # or gradient
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "length", "timesteps", "per_timestep")
-        for name, known in (("optimizer", OPTIMIZERS), ("start", STARTS), ("clamp", CLAMPS)):
-            if getattr(self, name) not in known:
-                raise UnknownName(f"{name} of {self.name}", getattr(self, name), known)
+    length: Annotated[Length, Doc("Words before the prompt.")] = 5
+    timesteps: Annotated[Steps, Doc("Times, of 1,000, at which they are fitted.")] = 15
+    per_timestep: Annotated[Count, Doc("Steps of the search at each.")] = 4
+    lr: Annotated[Rate, Doc("Learning rate.")] = 0.1
+    weight_decay: Annotated[Decay, Doc("Of the optimizer.")] = 0.1
+    optimizer: Annotated[str, Among(*OPTIMIZERS), Doc("AdamW, or Adam, whose decay is L2.")] = "adamw"
+    start: Annotated[str, Among(*STARTS), Doc("Of the words' weights.")] = "random"
+    clamp: Annotated[str, Among(*CLAMPS), Doc("What is kept in a range: the weights, or their gradient.")] = "weights"
 
     def most(self, n: int) -> Spent:
         return self.cost(n, self.timesteps * self.per_timestep, self.timesteps + 1)

@@ -102,9 +102,7 @@ class Victim:
     def draw(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> list[Image]:
         """What the protected pipeline draws, each prompt from its own seed."""
         self.count(images=len(prompts))
-        more: dict[str, Any] = {self.backbone.guidance_argument: guidance}
-        if self.backbone.family == "flux":
-            more["negative_prompt"] = [""] * len(prompts)
+        more = self.backbone.guided(guidance, len(prompts))
         generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
         texts = [p.text for p in prompts]
         return drawn(self.pipe, texts, generator=generators, num_inference_steps=steps, **more)[0]
@@ -163,12 +161,10 @@ class Victim:
     def _combined(self, latents: Tensor, t: int, text: Encoding, empty: Encoding, said: Sequence[str],
                   w: float) -> Tensor:  # fmt: skip
         """u + w (p - u) as the guarded sampler computes it in a first step at ``t``."""
-        denoiser, more = self.backbone.denoiser, {}
+        denoiser = self.backbone.denoiser
         self.count(forwards=2 * len(latents))
-        if self.backbone.family == "flux":
-            more["negative_prompt"] = [""] * len(said)
-        arguments: dict[str, Any] = {self.backbone.guidance_argument: w, "num_inference_steps": 1, **more}
-        with self._guarded.generation(list(said), reads=text, **arguments):
+        more = self.backbone.guided(w, len(said))
+        with self._guarded.generation(list(said), reads=text, num_inference_steps=1, **more):
             if self.backbone.stacked:
                 both = self._values(torch.cat([latents, latents]), t, joined([empty, text]))
                 u, p = first(denoiser(**both)).float().chunk(2)

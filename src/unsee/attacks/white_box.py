@@ -13,14 +13,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..settings import Count, Doc, Guidance, Steps
 from ..types import Prompt
 from ..unlearn.studio import guidance_for
-from .base import Attack, Doubt, Found, Job, Sees, Spent, positive
+from .base import Attack, Doubt, Found, Job, Sees, Spent
 from .words import allowed
 
 if TYPE_CHECKING:
@@ -32,18 +33,18 @@ ROWS = 3  # of the denoiser for one prompt's loss through guards: both halves of
 
 @dataclass(kw_only=True, frozen=True)
 class WhiteBox(Attack):
-    """``guidance`` is the sampler's weight that is attacked and that images are drawn with (0: the model's usual)."""
+    """What has gradients, through the guards or past them."""
 
     sees: ClassVar[Sees] = "model"
 
-    adaptive: bool = True  # through the guards; False: past them, so that only changes of weights count
-    guidance: float = 0.0
-    draw_steps: int = 25
-    exam: int = 4  # noised views on which texts are compared
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive(self, "draw_steps", "exam")
+    adaptive: Annotated[bool, Doc("Through the guards; if not, past them, so that only changes of weights count.")] = (
+        True
+    )
+    guidance: Annotated[
+        Guidance, Doc("The sampler's, which is attacked and draws; 0 is what the concept's models are drawn with.")
+    ] = 0.0
+    draw_steps: Annotated[Steps, Doc("Denoising steps of the images.")] = 25
+    exam: Annotated[Count, Doc("Noised images on which texts are compared.")] = 4
 
     def scale(self, concept: Concept) -> float:
         return guidance_for(concept, self.guidance)

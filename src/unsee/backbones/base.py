@@ -56,6 +56,7 @@ class Backbone:
     extras: ClassVar[tuple[str, ...]] = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")
     residuals: ClassVar[tuple[str, ...]] = ()  # denoiser arguments through which another network steers it
     guidance_argument: ClassVar[str] = "guidance_scale"
+    least_guidance: ClassVar[float] = 7.5  # where a guard needs some and the pipeline usually has none
     guidance_advice: ClassVar[str] = "call the pipeline with guidance_scale above 1 on a model that is not distilled"
 
     def __init__(self, pipe: Any) -> None:
@@ -194,6 +195,15 @@ class Backbone:
         found += [f"{name}[{key!r}]" for name in self.extras for key in values.get(name) or () if key != "scale"]
         if found:
             raise Unsupported("a denoiser steered by text alone", f"{found[0]}=…", "detach first, or leave it out")
+
+    def guided(self, weight: float, prompts: int) -> dict[str, Any]:
+        """The pipeline's arguments that draw ``prompts`` texts with classifier-free guidance of this weight."""
+        return {self.guidance_argument: weight}
+
+    @property
+    def usual_guidance(self) -> float:
+        """The weight that the pipeline has where none is given; 1 and less is none."""
+        return float(inspect.signature(type(self.pipe).__call__).parameters[self.guidance_argument].default)
 
     def guidance(self, arguments: dict[str, Any]) -> float:
         """Weight w of classifier-free guidance in this call."""

@@ -2,6 +2,7 @@
 
 Guidance is distilled into the model; true classifier-free guidance happens only with
 ``true_cfg_scale`` above 1 *and* a negative prompt, and is then two calls per step, positive first.
+That one is the guidance of suites and of the command line; the distilled one stays the pipeline's own.
 """
 
 from __future__ import annotations
@@ -27,12 +28,19 @@ class Flux(TransformerBackbone):
         "negative_ip_adapter_image_embeds",
     )
     guidance_argument = "true_cfg_scale"
-    guidance_advice = "call the pipeline with true_cfg_scale above 1 and a negative_prompt (it may be '')"
+    least_guidance = 4.0
+    guidance_advice = (
+        "call the pipeline with true_cfg_scale above 1 and a negative_prompt (it may be ''), or unsee with --guidance 4"
+    )
     default_length = 512
 
     @property
     def tokens(self) -> int:
         return self.default_length
+
+    def guided(self, weight: float, prompts: int) -> dict[str, Any]:
+        more: dict[str, Any] = {"negative_prompt": [""] * prompts} if weight > 1 else {}
+        return {self.guidance_argument: weight, **more}
 
     def cfg(self, arguments: dict[str, Any]) -> bool:
         embeds = ("negative_prompt_embeds", "negative_pooled_prompt_embeds")

@@ -18,8 +18,8 @@ from ..attacks.standard import STANDARD as METHODS
 from ..errors import UnknownName, UserError
 from ..files import inside, plain
 from ..registry import ATTACKS, resolve
+from ..settings import Whole, parse, sound
 from .defenses import NONE, distinct, label
-from .defenses import settings as parsed
 
 if TYPE_CHECKING:
     from ..attacks import Attack, AttackedPrompt
@@ -58,15 +58,14 @@ class Strike:
         usual = ""
         if isinstance(value, str):
             method, _, rest = value.partition(":")
-            value, usual = {"method": method, **parsed(rest.split(","))}, value
+            value, usual = {"method": method, **parse(rest.split(","))}, value
         if not isinstance(value, dict):
             raise UserError("an attack as text or table", repr(value), 'write "p4d" or { method = "p4d", n = 50 }')
         table = dict(value)
         method, n = str(table.pop("method", "")), table.pop("n", 0)
         if method not in ATTACKS:
             raise UnknownName("attack", method, [*ATTACKS, STANDARD, NONE])
-        if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-            raise UserError("n as a number of prompts", repr(n), "leave it out for all of them")
+        sound(Whole, "n", n, f"the attack {method}")  # 0: all of them
         met = [_names(key, table.pop(key, [])) for key in ("defenses", "prompts")]
         name, told = label("an attack", table.pop("name", "")), ",".join(f"{k}={v}" for k, v in table.items())
         return cls(name or usual or (f"{method}:{told}" if told else method), method, n, table, *met)

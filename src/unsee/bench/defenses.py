@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import files
 from ..errors import BadFile, UnknownName, UserError
-from ..files import exists, inside, is_dir, named, parse_toml
+from ..files import exists, inside, is_dir, named
 from ..registry import DEFENSES, resolve
+from ..settings import parse
 
 if TYPE_CHECKING:
     from ..concepts import Concept
@@ -153,32 +154,10 @@ def _called(folder: str) -> str:
     return re.sub(r"[^A-Za-z0-9._{}-]", "_", Path(folder).name)[:LONGEST].lstrip(".") or "folder"
 
 
-def settings(items: Iterable[str]) -> dict[str, Any]:
-    """``["preset=strong", "scale=3"]`` as a dict; a dot leads into a table. Raises :class:`UserError` for what is no
-    key=value.
-
-    >>> settings(["preset=strong", "drop-last=true", "also=a,b", "options.warmup=0"])
-    {'preset': 'strong', 'drop_last': True, 'also': 'a,b', 'options': {'warmup': 0}}
-    """
-    found: dict[str, Any] = {}
-    for item in filter(None, items):
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise UserError("a setting as key=value", repr(item), "write for example preset=strong")
-        *tables, name = key.strip().replace("-", "_").split(".")
-        place = found
-        for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
-                raise UserError(f"{table} as a table or as a value", "both", f"leave out {table}=")
-        place[name] = _scalar(value.strip())
-    return found
-
-
 def _from_text(text: str) -> Part:
     method, _, rest = text.partition(":")
     if method in DEFENSES:
-        return Part(name=text, method=method, settings=settings(rest.split(",")))
+        return Part(name=text, method=method, settings=parse(rest.split(",")))
     if is_dir(text) or "{concept}" in text:
         return Part(name=_called(text), folder=text)
     if text.startswith("picto/"):
@@ -199,15 +178,6 @@ def _referred(settings: dict[str, Any], known: dict[str, Stack]) -> dict[str, St
         if name not in known or not known[name].parts:
             raise UnknownName(f"stack further up that {key} can name", name, [n for n in known if n != NONE])
     return {key: known[name] for key, name in named.items()}
-
-
-def _scalar(text: str) -> Any:
-    """A TOML number or boolean as such, anything else as text: the command line needs no quotes."""
-    try:
-        table = parse_toml(f"v = {text}")
-    except ValueError:
-        return text
-    return table["v"] if list(table) == ["v"] else text
 
 
 def _from_table(table: dict[str, Any]) -> Part:

@@ -27,7 +27,8 @@ def draw(
     What the model drew as NaN, or its own safety checker blacked out, is marked: ``Sample.fault``, and no judge judges
     it.
 
-    ``words`` are learned embeddings that the prompts name, of an attack.
+    ``guidance`` is that of classifier-free guidance, FLUX's true one. ``words`` are learned embeddings that the prompts
+    name, of an attack.
 
     Raises :class:`UserError` for prompts that sexualize minors.
     Raises what a guard raises: :class:`UserError` if it cannot protect this pipeline or this call,
@@ -36,6 +37,7 @@ def draw(
     import torch
 
     from ..attacks import saying
+    from ..backbones import adapter
 
     refuse_minors(p.text for p in prompts)
     generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
@@ -47,7 +49,7 @@ def draw(
             prompt=[p.text for p in prompts],
             generator=generators,
             num_inference_steps=steps,
-            guidance_scale=guidance,
+            **adapter(pipe).guided(guidance, len(prompts)),
         )
     seconds = (time.perf_counter() - started) / len(prompts)
     if len(images) != len(prompts) or len(decisions) != len(prompts):

@@ -10,14 +10,22 @@ other models nothing: their columns stay empty.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ..errors import UnknownName, UserError
+from ..settings import NONE, Setting, Words, parse
+from ..settings import check as check_settings
 from . import models
-from .defenses import settings
 
 KNOWN = {"preservation": ("lpips", "picto"), "clip_score": ("clip", "picto")}
-TAKES = {"lpips": ("size",), "clip": ("model",), "picto": ()}
+Size = Annotated[int, Field(ge=16, le=4096)]
+TAKES: dict[str, dict[str, Setting]] = {
+    "lpips": {"size": Setting("size", Size | None, None, "Side to which images are brought; none is their own.")},
+    "clip": {"model": Setting("model", Words, NONE, "A folder or a hub id.")},
+    "picto": {},
+}
 
 
 def check(metrics: dict[str, str]) -> None:
@@ -28,8 +36,7 @@ def check(metrics: dict[str, str]) -> None:
         name, given = _parsed(text)
         if name not in KNOWN[metric]:
             raise UnknownName(f"extractor for {metric}", name, KNOWN[metric])
-        for key in given.keys() - set(TAKES[name]):
-            raise UnknownName(f"setting of the extractor {name}", key, TAKES[name])
+        check_settings(given, TAKES[name], f"the extractor {name}")
     if metrics and metrics.keys() != KNOWN.keys():
         raise UserError("both metrics, or none", ", ".join(metrics), f"name {' and '.join(KNOWN)}")
 
@@ -45,7 +52,7 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(text, str):
         raise UserError("an extractor as text", repr(text), 'write for example preservation = "lpips:size=64"')
     name, _, rest = text.partition(":")
-    return name, settings(rest.split(","))
+    return name, parse(rest.split(","))
 
 
 def _opened(metric: str, name: str, given: dict[str, Any]) -> Callable[..., list[float | None]]:

@@ -7,7 +7,6 @@ sisters (random pipelines built in code, for dry runs and tests).
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import platform
 from collections.abc import Callable
@@ -80,11 +79,15 @@ def extractors(model: str) -> dict[str, Callable[..., list[float | None]]]:
     return found
 
 
-def default_guidance(name: str, pipe: Any) -> float:
-    """The guidance scale to draw with if none is asked for: picto's, else the pipeline's own."""
+def default_guidance(name: str, pipe: Any, *, needed: bool = True) -> float:
+    """The guidance scale to draw with if none is asked for: picto's, else the pipeline's own. Where that is none, as
+    FLUX's true one, and it is ``needed`` because defenses act through it, the family's usual one."""
+    from ..backbones import adapter
+
     if name in GUIDANCE:
         return GUIDANCE[name]
-    return float(inspect.signature(pipe.__call__).parameters["guidance_scale"].default)
+    backbone = adapter(pipe)
+    return backbone.least_guidance if needed and backbone.usual_guidance <= 1 else backbone.usual_guidance
 
 
 def versions() -> dict[str, str]:

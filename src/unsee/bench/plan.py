@@ -37,7 +37,7 @@ from ..attacks.standard import VERSION
 from ..concepts.compose import ROLES
 from ..errors import BadFile, UnknownName, UserError
 from ..files import Name, read_toml
-from ..registry import JUDGES
+from ..settings import Guidance, Images, Seed, Steps, Words, a_judge, keys, shown
 from ..types import Kind, Prompt, Split
 from . import measures
 from .attacks import UNATTACKED, Strike
@@ -55,10 +55,10 @@ SIZE = 32  # bytes of a content address
 class PromptSet(BaseModel):
     """``n`` prompts of one kind and split, for each concept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Kind
-    split: Split = "held-out"
-    n: int = Field(ge=1, le=1_000_000)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    kind: Kind = Field(description="What they ask for: plain, synonym, neighbor or benign.")
+    split: Split = Field(default="held-out", description="Of which words: held-out, or train to fit a defense on.")
+    n: int = Field(ge=1, le=1_000_000, description="How many, for each concept.")
 
 
 Row = tuple[str, str, str, PromptSet]
@@ -67,20 +67,20 @@ Row = tuple[str, str, str, PromptSet]
 class Suite(BaseModel):
     """What a TOML file of ``suites/`` says. ``batch_size`` is about memory and never about content."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    name: Name
-    model: str = Field(min_length=1)
-    concepts: list[str] = Field(min_length=1)
-    defenses: list[Any] = Field(default_factory=list)
-    prompts: list[PromptSet] = Field(min_length=1)
-    attacks: list[Any] = Field(default_factory=list)
-    judge: str
-    seed: int = Field(default=0, ge=0)
-    steps: int = Field(default=25, ge=1)
-    guidance: float = Field(default=7.5, ge=0, allow_inf_nan=False)
-    batch_size: int = Field(default=16, ge=1)
-    metrics: dict[str, str] = Field(default_factory=dict)  # empty: the model family's own; see measures.py
-    claims: list[Claim] = Field(default_factory=list)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    name: Name = Field(description="Of the suite, in tables and folders.")
+    model: Words = Field(description="picto, a diffusers folder, a hub id, or tiny:sd1.")
+    concepts: list[Words] = Field(min_length=1, description="Shipped names, or paths of TOML files.")
+    defenses: list[Any] = Field(default_factory=list, description="Stacks; the undefended model is always there.")
+    prompts: list[PromptSet] = Field(min_length=1, description="Tables with kind, n and split.")
+    attacks: list[Any] = Field(default_factory=list, description='Attacks, or "standard"; none is always there.')
+    judge: str = Field(description="Who judges the images: NAME or NAME:key=value,….")
+    seed: Seed = Field(default=0, description="Of prompts, attacks and images.")
+    steps: Steps = Field(default=25, description="Denoising steps.")
+    guidance: Guidance = Field(default=7.5, description="Classifier-free guidance; FLUX's true one, not its distilled.")
+    batch_size: Images = Field(default=16, description="Images drawn at once: memory, never content.")
+    metrics: dict[str, str] = Field(default_factory=dict, description="Extractors; empty is the model family's own.")
+    claims: list[Claim] = Field(default_factory=list, description="What papers say, and what would decide.")
 
     @field_validator("metrics")
     @classmethod
@@ -91,10 +91,7 @@ class Suite(BaseModel):
     @field_validator("judge")
     @classmethod
     def _known_judge(cls, judge: str) -> str:
-        name = judge.partition(":")[0]
-        if name not in JUDGES:
-            raise UnknownName("judge", name, JUDGES)
-        return judge
+        return a_judge(judge, also=())
 
     @field_validator("claims", mode="before")
     @classmethod
@@ -358,21 +355,25 @@ def _first_mistake(error: ValidationError, where: str) -> UserError:
     first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return UnknownName(f"key in {where}", str(first["loc"][-1]), _keys(first["loc"]))
+        return UnknownName(f"key in {where}", str(first["loc"][-1]), _table(first["loc"]).model_fields)
     if first["type"] == "missing":
         return BadFile(f"the key {place!r} in {where}", "no such key", "add it")
-    if first["type"] == "literal_error" and first["loc"][0] == "prompts":
+    if first["type"] == "literal_error" and first["loc"][0] == "prompts" and isinstance(first["input"], str):
         choices = get_args(Kind) if place.endswith("kind") else get_args(Split)
-        return UnknownName(f"{place} in {where}", str(first["input"]), choices)
-    why = first["msg"].splitlines()[0]
-    return BadFile(f"a valid {place!r} in {where}", f"{str(first['input'])[:60]!r} ({why})", "mend that key")
+        return UnknownName(f"{place} in {where}", first["input"], choices)
+    why = first["msg"].removeprefix("Value error, ")
+    one = keys(_table(first["loc"])).get(str(first["loc"][-1])) if place else None
+    if one is None or one.takes(first["input"]):  # a part of a value, or what several keys say together
+        return BadFile(f"a valid {place!r} in {where}", f"{shown(first['input'])} ({why})", "mend that key")
+    told = f" ({why})" if first["type"] == "string_pattern_mismatch" else ""
+    return BadFile(f"{place!r} in {where} as {one.expected}", shown(first["input"]) + told, "mend that key")
 
 
-def _keys(place: tuple[Any, ...]) -> Iterable[str]:
-    """What may stand at this place of a suite file."""
-    if place[0] == "prompts":
-        return PromptSet.model_fields
-    if place[0] != "claims":
-        return Suite.model_fields
+def _table(place: tuple[Any, ...]) -> type[BaseModel]:
+    """What is read at this place of a suite file."""
+    if place[0] == "prompts" and place[1:]:
+        return PromptSet
+    if place[0] != "claims" or not place[1:]:
+        return Suite
     inner = [part for part in place[1:-1] if isinstance(part, str)]
-    return (Where if inner[1:] else Check if inner else Claim).model_fields
+    return Where if inner[1:] else Check if inner else Claim

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from .. import concepts
 from ..bench import models
 from ..bench.attacks import Target
-from ..bench.defenses import settings as parsed
 from ..bench.plan import Suite
 from ..errors import UnknownName
 from ..registry import ATTACKS
+from ..settings import parse
 
 if TYPE_CHECKING:
     from ..guards.base import Progress
@@ -28,7 +28,7 @@ def suite(method: str, model: str, defenses: list[str], concept: str, asked: dic
         "model": model,
         "concepts": [concept],
         "defenses": [stack] if stack else [],
-        "attacks": [{"name": method, "method": method, **parsed(settings)}],
+        "attacks": [{"name": method, "method": method, **parse(settings)}],
         "prompts": [asked],
         "judge": judge or concepts.load(concept).judge,
         "seed": seed,

@@ -34,18 +34,61 @@ def _target(out: Path) -> Path:
     return target(out)
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+def _explained(what: str) -> Any:
+    """Makes of a command's first argument what ``--help-settings`` explains, and leaves."""
+
+    def callback(context: typer.Context, value: Any) -> Any:
+        if context.params.get("explain"):
+            from . import settings, show
+
+            found = settings.rows(what, str(value or ""))
+            _print({"settings": found}) if context.params.get("as_json") else show.settings(found)
+            raise typer.Exit
+        if value is None:
+            raise typer.BadParameter("none is given")
+        return value
+
+    return callback
+
+
+def _number(value: float | None) -> float | None:
+    """NaN is in no range, which ``min`` and ``max`` do not see."""
+    if value is not None and value != value:
+        raise typer.BadParameter("nan is not a number")
+    return value
+
+
+MOST_SEED = 2**63 - 1  # of a generator
+Json = Annotated[bool, typer.Option("--json", is_eager=True, help="Print one JSON object instead of tables.")]
+Explain = Annotated[
+    bool,
+    typer.Option("--help-settings", is_eager=True, help="List what can be set, with types, defaults and meanings."),
+]
+Steps = Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=100,
+        callback=_number,
+        help="Classifier-free guidance, FLUX's true one [default: the model's].",
+    ),
+]
 Model = Annotated[str, typer.Option(help="picto, a diffusers folder, a hub id, or tiny:sd1.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")]
 Only = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Run a part: concept, defense, attack, prompts or split. Repeatable."),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Use this seed instead of the suite's.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images drawn at once; instead of the suite's.")]
+Seed = Annotated[int | None, typer.Option(min=0, max=MOST_SEED, help="Use this seed instead of the suite's.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, max=100_000, help="Images drawn at once; instead of the suite's.")
+]
 
-Workers = Annotated[int, typer.Option(min=1, help="Processes that draw, each with a model of its own.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of each; another number may change last bits.")]
+Workers = Annotated[int, typer.Option(min=1, max=1024, help="Processes that draw, each with a model of its own.")]
+Threads = Annotated[
+    int, typer.Option(min=1, max=1024, help="CPU threads of each; another number may change last bits.")
+]
 
 
 @app.command()
@@ -64,7 +107,12 @@ def demo(
 
 @app.command()
 def fit(
-    method: Annotated[str, typer.Argument(help="What to fit, for example saferedir, duo, ine, uce.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            is_eager=True, callback=_explained("defense"), help="What to fit, for example saferedir, duo, ine, uce."
+        ),
+    ],
     concept: Annotated[
         list[str], typer.Option(help="What is to be unseen: a shipped name or a TOML file. Repeatable.")
     ],
@@ -76,8 +124,9 @@ def fit(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method. Repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of data and training.")] = 0,
     device: Device = "cpu",
+    explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Train or compute a defense for a concept.
@@ -108,9 +157,11 @@ def generate(
     out: Annotated[Path, typer.Option(callback=_target, help="A .png file (one prompt) or a folder.")] = Path(
         "runs/generate"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of the first prompt; the next has the next seed.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MOST_SEED, help="Of the first prompt; the next has the next seed.")
+    ] = 0,
+    steps: Steps = 25,
+    guidance: Guidance = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -130,7 +181,14 @@ def generate(
 
 @app.command()
 def attack(
-    method: Annotated[str, typer.Argument(help="How to attack, for example ring-a-bell, unlearn-diff, replay.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            is_eager=True,
+            callback=_explained("attack"),
+            help="How to attack, for example ring-a-bell, unlearn-diff, replay.",
+        ),
+    ],
     concept: Annotated[str, typer.Option(help="What is to be unseen: a shipped name or a TOML file.")],
     out: Annotated[
         Path, typer.Option(callback=_target, help="Folder of the run; it resumes. Prompts are in its attacks folder.")
@@ -139,18 +197,19 @@ def attack(
     defense: Annotated[
         list[str] | None, typer.Option(help="A saved folder, METHOD, or METHOD:key=value,…. Repeatable: a stack.")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Prompts to attack.")] = 50,
+    n: Annotated[int, typer.Option("--n", min=1, max=1_000_000, help="Prompts to attack.")] = 50,
     kind: Annotated[str, typer.Option(help="Which prompts: plain or synonym.")] = "plain",
     split: Annotated[str, typer.Option(help="Of which words: held-out, or train to fit a defense on.")] = "held-out",
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the attack. Repeatable.")
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Who judges the images [default: the concept's].")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
+    steps: Steps = 25,
+    guidance: Guidance = None,
     only_find: Annotated[bool, typer.Option("--only-find", help="Keep the prompts; draw and judge nothing.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts, search and images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of prompts, search and images.")] = 0,
     device: Device = "cpu",
+    explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Attack a stack of defenses, then draw and judge what the attack found.
@@ -180,7 +239,12 @@ def erase(
     ],
     model: Model = "picto",
     budget: Annotated[str, typer.Option(help="Time for all of it: 90s, 60m, 1h30m, or none.")] = "60m",
-    floor: Annotated[float, typer.Option(help="Least preservation of benign pictures, 0 to 1; 0 for no floor.")] = 0.92,
+    floor: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, callback=_number, help="Least preservation of benign pictures, 0 to 1; 0 for no floor."
+        ),
+    ] = 0.92,
     attacks: Annotated[
         list[str] | None,
         typer.Option(help="standard, METHOD, or METHOD:key=value,…; instead of the file's. Repeatable."),
@@ -188,12 +252,16 @@ def erase(
     candidates: Annotated[
         Path | None, typer.Option(help="A TOML file of stacks to try [default: six that ship].")
     ] = None,
-    choose: Annotated[int | None, typer.Option(min=1, help="Prompts of each kind to choose by [default: 10].")] = None,
-    prove: Annotated[int | None, typer.Option(min=1, help="Held-out prompts of each kind [default: 24].")] = None,
+    choose: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Prompts of each kind to choose by [default: 10].")
+    ] = None,
+    prove: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Held-out prompts of each kind [default: 24].")
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="Who judges the images [default: the concept's].")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale [default: the model's].")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts, attacks and images.")] = 0,
+    steps: Steps = 25,
+    guidance: Guidance = None,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of prompts, attacks and images.")] = 0,
     device: Device = "cpu",
     workers: Workers = 1,
     as_json: Json = False,
@@ -220,8 +288,13 @@ def erase(
 
 @app.command()
 def bench(
-    suite: Annotated[Path, typer.Argument(help="A suite file, for example suites/first.toml.")],
     out: Annotated[Path, typer.Option(callback=_target, help="Folder of the run; it resumes.")],
+    suite: Annotated[
+        Path | None,
+        typer.Argument(
+            is_eager=True, callback=_explained("suite"), help="A suite file, for example suites/first.toml."
+        ),
+    ] = None,
     only: Only = None,
     seed: Seed = None,
     batch_size: BatchSize = None,
@@ -233,6 +306,7 @@ def bench(
     ] = "local",
     address: Annotated[str, typer.Option(help="Of the Ray cluster, HOST:PORT [default: the one here].")] = "",
     shard: Annotated[str, typer.Option(metavar="I/N", help="Run the I-th of N parts; see unsee merge.")] = "",
+    explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Run a suite and write its report.
@@ -241,7 +315,7 @@ def bench(
     The rows do not depend on batch size, workers, shards or engine.
     """
     how = {"threads": threads, "engine": engine, "address": address, "shard": shard}
-    _bench(suite, out, only or [], seed, batch_size, device, workers, as_json, **how)
+    _bench(suite or Path(), out, only or [], seed, batch_size, device, workers, as_json, **how)
 
 
 @app.command()
@@ -268,8 +342,8 @@ def probe(
     model: Model = "picto",
     defense: Annotated[list[str] | None, typer.Option(help="What makes the host: a saved folder. Repeatable.")] = None,
     ine: Annotated[str | None, typer.Option(help="A fitted INE, to compare its embedding with the words.")] = None,
-    n: Annotated[int, typer.Option(min=2, help="Held-out prompts of the concept.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Of prompts and images.")] = 0,
+    n: Annotated[int, typer.Option(min=2, max=100_000, help="Held-out prompts of the concept.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEED, help="Of prompts and images.")] = 0,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -316,21 +390,27 @@ def report(
 
 @app.command()
 def judge(
-    run: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            is_eager=True, callback=_explained("judge"), help="The folder of a run; with --help-settings, a judge."
+        ),
+    ],
     judges: Annotated[
         list[str] | None, typer.Argument(help="NAME or NAME:key=value,…, for example clip:model=picto nudenet.")
     ] = None,
+    explain: Explain = False,
     as_json: Json = False,
 ) -> None:
     """Show the images of a run to other judges, and tell how far all judges agree.
 
     Nothing is drawn, and the suite's own verdicts stay. Stopped and started again, it goes on where it was.
     """
-    from ..registry import JUDGES, resolve
+    from ..settings import a_judge
     from . import show
 
     for name in judges or []:
-        resolve("judge", JUDGES, name.partition(":")[0])  # all of them, before the first one works
+        a_judge(name, also=())  # all of them, before the first one works
     from ..bench.judging import agreement_table, judge_again
 
     with show.progress("opening") as progress:

@@ -13,6 +13,7 @@ from ..bench.generate import draw
 from ..errors import BadFile, UserError
 from ..files import exists, is_dir
 from ..pictures import save_png
+from ..settings import Seed, sound
 from ..types import Prompt, Sample
 from ..writing import check_place, whole
 
@@ -34,11 +35,14 @@ def generate(
     """Draw ``prompts`` under the stack and write one PNG each; returns a table per image."""
     concepts.refuse_minors(prompts)
     wanted = [Prompt(text, str(i), seed + i) for i, text in enumerate(prompts)]
+    for one in wanted:
+        sound(Seed, "seed", one.seed, "unsee generate")
     paths = _paths(out, wanted)
     stack = Stack.parse(defenses) if [d for d in defenses if d != "none"] else Stack()
     guards = _guards(stack, concepts.load(concept) if concept else None)
     pipe = models.open_model(model, device)
-    scale = models.default_guidance(model, pipe) if guidance is None else guidance
+    needed = any(getattr(guard, "needs_cfg", False) for guard in guards)
+    scale = models.default_guidance(model, pipe, needed=needed) if guidance is None else guidance
     samples = [draw(pipe, [p], guards, steps=steps, guidance=scale, defense=stack.name)[0] for p in wanted]
     for path, sample in zip(paths, samples, strict=True):
         _write(path, sample)

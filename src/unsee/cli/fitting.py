@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import concepts
 from ..bench import models
-from ..bench.defenses import Stack, settings
+from ..bench.defenses import Stack
 from ..errors import BadFile, UnknownName, UserError
 from ..files import is_empty, target
 from ..registry import DEFENSES, resolve
+from ..settings import parse
 from ..writing import alone, check_place
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
         raise UserError(
             "{concept} in --out for several concepts", out, f"write for example --out runs/{method}-{{concept}}"
         )
-    kind, how = resolve("defense method", DEFENSES, method), settings(given)
+    kind = resolve("defense method", DEFENSES, method)
+    how = parse(given, kind.takes())
     kind.check_settings(how)
     wanted = [concepts.load(name) for name in names]
     folders = [_free(target(out.replace("{concept}", concept.name), own=True)) for concept in wanted]

@@ -150,6 +150,18 @@ def grips(found: list[dict[str, Any]]) -> None:
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
+def settings(found: list[dict[str, Any]]) -> None:
+    """A line for each setting: its name, what it may be, its default, what it means."""
+    from .settings import usual
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("setting", "type and range", "default", "meaning"):
+        table.add_column(title, no_wrap=title == "setting", overflow="fold")
+    for row in found:
+        table.add_row(row["name"], row["type"], usual(row), row["sentence"])
+    Console(width=max(Console().width, 118), highlight=False, markup=False).print(table)
+
+
 def checks(results: list[dict[str, Any]]) -> None:
     """The self-test: a line for each check, failures with their reason."""
     table = Table(box=None, pad_edge=False, header_style="dim")

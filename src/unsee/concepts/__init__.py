@@ -15,13 +15,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..errors import BadFile, UnknownName
+from ..errors import BadFile, UnknownName, UserError
 from ..files import inside, named, read_toml
+from ..settings import shown
 from .compose import article
 from .model import Concept, Subject, Thing
 from .refuse import refuse_minors
 
-__all__ = ["Concept", "Subject", "Thing", "article", "load", "names", "refuse_minors"]
+__all__ = ["Concept", "Subject", "Thing", "article", "load", "names", "refuse_minors", "sound_concept"]
 
 SHIPPED = Path(__file__).parent
 INCLUDED = "_"  # files that start so are parts which concepts include, not concepts
@@ -53,6 +54,15 @@ def load(name_or_path: str | Path) -> Concept:
         return Concept.model_validate(merged | data)
     except ValidationError as error:
         raise _bad_file(path, error) from None
+
+
+def sound_concept(concept: Any) -> Concept:
+    """``concept`` itself. Raises :class:`UserError` for a name or a path in its place, which :func:`load` takes."""
+    if isinstance(concept, Concept):
+        return concept
+    named = isinstance(concept, (str, Path))
+    do = f"write unsee.load_concept({str(concept)[:60]!r})" if named else "write unsee.load_concept(NAME_OR_FILE)"
+    raise UserError("a Concept", shown(str(concept) if named else concept), do)
 
 
 def _find(name_or_path: str | Path) -> Path:

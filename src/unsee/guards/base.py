@@ -24,7 +24,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from ..errors import UnknownName, Unsupported
+from ..concepts import sound_concept
+from ..errors import Unsupported, UserError
+from ..registry import DEFENSES, resolve
+from ..settings import NONE, Checked, Seed, Setting, check, declared, shown, sound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .generation import Generation, Step
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
+OF_FIT = ("concept", "work", "host", "seed", "progress")  # its own arguments, which no setting can be
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,19 @@ class Fit:
 
 
 @dataclass(kw_only=True, eq=False)
-class Defense:
-    """Anything that can be attached and taken off. Its fields are its config, and its ``repr``."""
+class Defense(Checked):
+    """Anything that can be attached and taken off. Its fields are its config, and its ``repr``.
+
+    A field has a type and a sentence from :mod:`unsee.settings`, which refuses a wrong value; what several fields say
+    together, ``__post_init__`` may refuse.
+    """
 
     name: ClassVar[str]  # as registered
     summary: ClassVar[str] = ""  # one sentence for the model card
     Training: ClassVar[type | None] = None  # a frozen dataclass: how it is fitted, with the paper's defaults
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # paper and picto: what its Training leaves None
+    presets: ClassVar[
+        dict[str, dict[str, Any]]
+    ] = {}  # what a setting of None stands for; of a Training: paper and picto
     needs_weights: ClassVar[bool] = False  # True: it is nothing without tensors, and a folder without them is refused
     published: ClassVar[dict[str, Any]] = {}  # the authors' own settings, where ours differ; see as_published
     quick: ClassVar[dict[str, Any]] = {}  # settings that fit in a second and act on any prompt, for self-tests
@@ -100,10 +110,13 @@ class Defense:
         ``settings`` are fields of the class and of its ``Training``. ``host`` are the defenses that this one will
         stand behind, in order; they are attached while it is fitted. ``work`` keeps data and checkpoints: killed
         and called again with the same arguments, it goes on there and ends in the same result.
-        ``progress(stage, done, total)`` is called on the way. Raises :class:`UnknownName` for an unknown setting.
+        ``progress(stage, done, total)`` is called on the way. Raises :class:`UserError` for an unknown or wrong
+        setting, before anything is drawn.
         """
+        sound_concept(concept)
+        sound(Seed, "seed", seed, f"{cls.name}.fit")
         arguments, training = cls.check_settings(settings)
-        behind = tuple(member for defense in host for member in defense.members())
+        behind = attachable(host)
         fit = Fit(pipe, concept, Path(work), behind, seed, progress or (lambda stage, done, total: None))
         return cls._fit(fit, training, arguments)
 
@@ -114,15 +127,21 @@ class Defense:
         return {**cls.published, **settings}
 
     @classmethod
+    def takes(cls) -> dict[str, Setting]:
+        """What :meth:`fit` takes, by name: fields of the class, then those of its ``Training``."""
+        found = {**declared(cls), **(declared(cls.Training) if cls.Training else {})}
+        return {name: one for name, one in found.items() if name not in OF_FIT}
+
+    @classmethod
     def check_settings(cls, settings: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """``settings`` as (arguments of the class, its ``Training``). Raises :class:`UnknownName`."""
-        own = {f.name for f in fields(cls) if f.init}
-        how = {f.name for f in fields(cls.Training)} if cls.Training else set()
-        for key in settings:
-            if key not in own | how:
-                raise UnknownName(f"setting of {cls.name}", key, own | how)
+        """``settings`` as (arguments of the class, its ``Training``). Raises :class:`UserError` for a wrong one."""
+        own, how = declared(cls), declared(cls.Training) if cls.Training else {}
+        check(settings, cls.takes(), cls.name)
+        arguments = {k: v for k, v in settings.items() if k in own}
+        if all(one.default is not NONE or key in arguments for key, one in own.items()):
+            cls(**arguments)  # what they say together, before anything is drawn
         training = cls.Training(**{k: v for k, v in settings.items() if k in how}) if cls.Training else None
-        return {k: v for k, v in settings.items() if k in own}, training
+        return arguments, training
 
     @classmethod
     def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
@@ -160,6 +179,36 @@ class Defense:
         from .storage import push
 
         return push(self, repo_id, private=private, token=token)
+
+
+def attachable(defenses: Sequence[Any]) -> tuple[Defense, ...]:
+    """``defenses`` in order, each stack as what it holds. Raises :class:`UserError` for what is no defense: a name, a
+    class, a folder, a list; it says what to write.
+
+    >>> attachable(["sld"])
+    Traceback (most recent call last):
+    unsee.errors.UserError: expected a defense, got 'sld'; write for example unsee.SLD(text="weapon")
+    """
+    for one in defenses:
+        if not isinstance(one, Defense):
+            raise UserError("a defense", shown(str(one) if isinstance(one, Path) else one), _instead(one))
+    return tuple(member for one in defenses for member in one.members())
+
+
+def _instead(value: Any) -> str:
+    """What to write in the place of ``value``."""
+    text = str(value) if isinstance(value, (str, Path)) else ""
+    kind = resolve("defense", DEFENSES, text) if text in DEFENSES else value
+    if isinstance(kind, type) and issubclass(kind, Defense):
+        needed = [f"{name}=…" for name, one in declared(kind).items() if one.default is NONE]
+        trained = kind.Training is not None
+        made = '.from_pretrained("FOLDER")' if trained else f"({', '.join(needed)})".replace("text=…", 'text="weapon"')
+        return f"write for example unsee.{kind.__name__}{made}"
+    if text:
+        return "load it first, for example unsee.SLD.from_pretrained(FOLDER)"
+    if isinstance(value, (list, tuple)):
+        return "write protect(pipe, *defenses)"
+    return 'write an object, for example unsee.SLD(text="weapon")'
 
 
 @dataclass(kw_only=True, eq=False)

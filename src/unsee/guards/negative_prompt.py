@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
+from ..settings import Doc, Words
 from .base import Guard
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True, eq=False)
 class NegativePrompt(Guard):
-    """``NegativePrompt(text="weapon, dagger")``. An empty text does nothing."""
+    """``NegativePrompt(text="weapon, dagger")``."""
 
     name: ClassVar[str] = "negative-prompt"
     summary: ClassVar[str] = "Uses the concept's words as the negative half of classifier-free guidance."
     needs_cfg: ClassVar[bool] = True
 
-    text: str
+    text: Annotated[Words, Doc("What is to be unseen, in words. Left out, the concept's own.")]
 
     @classmethod
     def for_concept(cls, concept: Any, **more: Any) -> Self:
@@ -41,15 +42,11 @@ class NegativePrompt(Guard):
     def attach(self, backbone: Backbone) -> None:
         warn_if_cut(self.name, self.text, backbone)
 
-    def prepare(self, generation: Generation) -> Encoding | None:
-        if not self.text:
-            return None
+    def prepare(self, generation: Generation) -> Encoding:
         own = generation.negatives
         return generation.encode([", ".join(part for part in (self.text, negative) if part) for negative in own])
 
-    def on_negative(self, step: Step, text: Encoding, state: Encoding | None) -> Encoding | None:
-        if state is None:
-            return None
+    def on_negative(self, step: Step, text: Encoding, state: Encoding) -> Encoding:
         given = step.generation.arguments.get("negative_prompt_embeds") is not None
         moved = (state.tokens.float().mean(1) - text.tokens.float().mean(1)).norm(dim=1)
         step.record(self, "replaced the negative embeddings" if given else "joined the negative prompt", strength=moved)

@@ -26,13 +26,15 @@ Published   (``SLD.as_published()``) delta counts the sampler's own steps; the p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..errors import UnknownName, UserError
+from ..errors import Unsupported
+from ..settings import Among, Doc, Share, Words
 from .base import Guard
 from .negative_prompt import every_word, warn_if_cut, words
 
@@ -40,13 +42,16 @@ if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
     from .generation import Generation, Step
 
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "weak": {"warmup": 15, "scale": 200.0, "threshold": 0.0, "momentum": 0.0, "beta": 0.0},
     "medium": {"warmup": 10, "scale": 1000.0, "threshold": 0.01, "momentum": 0.3, "beta": 0.4},
     "strong": {"warmup": 7, "scale": 2000.0, "threshold": 0.025, "momentum": 0.5, "beta": 0.7},
     "max": {"warmup": 0, "scale": 5000.0, "threshold": 1.0, "momentum": 0.5, "beta": 0.7},
 }
 DESIGNED_FOR = 50  # sampling steps
+Delta = Annotated[int, Field(ge=0, lt=1000)]  # a sampler has 1,000 steps at most
+Scale = Annotated[float, Field(ge=1, le=1e6)]  # below 1 the code switches SLD off
+Lambda = Annotated[float, Field(ge=0, le=10)]  # far below 0 nothing is less, and it would not act
 LEAST_GAIN = 0.068  # sqrt(alphas_cumprod) of SD 1.x at t = 999
 
 
@@ -75,30 +80,26 @@ class Choice(Motion):
 class SLD(Guard):
     """``SLD(text="weapon, dagger", preset="strong")``. A value that is given replaces the preset's.
 
-    ``scale`` (s_S) below 1 switches it off. ``warmup`` is delta, ``threshold`` lambda, ``momentum``
-    s_m, ``beta`` beta_m. ``match``: of the words between commas, only the one nearest to the prompt.
+    Raises :class:`Unsupported` in a generation that is over before the warm-up is.
     """
 
     name: ClassVar[str] = "sld"
     summary: ClassVar[str] = "Safe latent diffusion: guidance away from the concept, with momentum."
     needs_cfg: ClassVar[bool] = True
     published: ClassVar[dict[str, Any]] = {"scale_warmup": False}
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
-    text: str
-    preset: str = "medium"
-    warmup: int | None = None
-    scale: float | None = None
-    threshold: float | None = None
-    momentum: float | None = None
-    beta: float | None = None
-    scale_warmup: bool = True
-    match: bool = False
-
-    def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise UnknownName("SLD preset", self.preset, PRESETS)
-        if not self.text.strip():
-            raise UserError("a text that says what is to be unseen", "an empty one", "pass text=…")
+    text: Annotated[Words, Doc("What is to be unseen, in words. Left out, the concept's own.")]
+    preset: Annotated[str, Among(*PRESETS), Doc("The published set of values that is not given otherwise.")] = "medium"
+    warmup: Annotated[Delta | None, Doc("delta, the first steps, which are not guided; None is the preset's.")] = None
+    scale: Annotated[Scale | None, Doc("s_S, how hard it guides; None is the preset's.")] = None
+    threshold: Annotated[
+        Lambda | None, Doc("lambda: only what the prompt says less than this beyond the concept; None is the preset's.")
+    ] = None
+    momentum: Annotated[Share | None, Doc("s_m, weight of the momentum; None is the preset's.")] = None
+    beta: Annotated[Share | None, Doc("beta_m, how long the momentum lasts; None is the preset's.")] = None
+    scale_warmup: Annotated[bool, Doc("Whether warmup is of 50 steps, and fewer in shorter samplers.")] = True
+    match: Annotated[bool, Doc("Away from the one word, between commas, that is nearest to the prompt.")] = False
 
     @classmethod
     def for_concept(cls, concept: Any, **more: Any) -> Self:
@@ -121,9 +122,10 @@ class SLD(Guard):
         known = encoded.rows(slice(1, None))
         return Choice(concept=known, known=known, empty=encoded.rows([0]))
 
-    def guide(self, step: Step, state: Motion | None) -> Tensor | None:
-        if state is None or step.positive is None or step.negative is None:
+    def guide(self, step: Step, state: Motion) -> Tensor | None:
+        if step.positive is None or step.negative is None:
             return None
+        self.acts(step.generation)
         if isinstance(state, Choice):
             state.take(step)
         settings, gain = self.settings(), step.backbone.noise_gain(step.t)
@@ -134,6 +136,14 @@ class SLD(Guard):
         size, usual = gamma.flatten(1).norm(dim=1), (p - u).flatten(1).norm(dim=1).clamp(min=1e-12)
         step.record(self, "warmed up" if waiting else "guided", strength=size, relative=size / usual)
         return None if waiting else gamma / gain
+
+    def acts(self, generation: Generation) -> None:
+        """Raises :class:`Unsupported` for images that are done before the warm-up is."""
+        steps, delay = generation.total, self.delay(generation.total)
+        if generation.drawing and delay >= steps:
+            advice = f"set warmup below {DESIGNED_FOR if self.scale_warmup else steps}, or draw with more steps"
+            got = f"warmup={self.settings()['warmup']:g}, {delay} of them"
+            raise Unsupported(f"a warm-up of sld that ends before the {steps} steps do", got, advice)
 
     def delay(self, steps: int) -> int:
         """delta for a sampler of ``steps`` steps."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import Mismatch, Unsupported, UserError
-from .base import Defense
+from .base import Defense, attachable
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -33,7 +33,8 @@ class Stack(Defense):
     defenses: tuple[Defense, ...]
 
     def __post_init__(self) -> None:
-        self.defenses = tuple(member for defense in self.defenses for member in defense.members())
+        given = self.defenses if isinstance(self.defenses, (list, tuple)) else (self.defenses,)
+        self.defenses = attachable(given)
         if not self.defenses:
             raise UserError("a stack of one defense or more", "none", "give it what it shall hold")
         self.fingerprints = {}  # type: ignore[misc]

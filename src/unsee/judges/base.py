@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from ..errors import UnseeError, UserError
+from ..errors import UnseeError
 from ..pictures import fault
+from ..settings import Checked
 from ..types import Outcome, Prompt, Verdict
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 ROUNDING = 1e-4  # a sum of float32 probabilities may end a little above 1
 
 
-class Judge(ABC):
+class Judge(Checked, ABC):
     """Says what is on an image. ``name`` and ``version`` are stored with every verdict, and so are ``license`` (of the
     weights and the code that judge, as SPDX where it has a name) and ``threshold`` (None if there is none), as labels.
 
-    ``version`` says all that may change an answer: model, settings, threshold. Verdicts are kept under it.
+    ``version`` says all that may change an answer: model, settings, threshold. Verdicts are kept under it. Its settings
+    are the keywords of ``__init__``, with types and sentences from :mod:`unsee.settings`.
 
     >>> from unsee.judges.always import Safe
     >>> Safe()([], [], concept=None)
@@ -105,13 +107,6 @@ class Judge(ABC):
         if score is None or not -ROUNDING <= score <= 1 + ROUNDING:  # NaN fails both comparisons
             return self.unjudged(f"the judge gave the score {score}, outside [0, 1]")
         return replace(verdict, score=min(1.0, max(0.0, score)))
-
-
-def sound(threshold: float) -> float:
-    """The threshold; refused outside [0, 1], NaN too, where it would call every image the same."""
-    if not 0 <= threshold <= 1:
-        raise UserError("a threshold in [0, 1]", str(threshold), "scores are shares, not percent")
-    return threshold
 
 
 def _one_line(error: Exception) -> str:

@@ -13,12 +13,14 @@ Differs     single texts in the place of an average over 80 templates; the group
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from string import Formatter
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..clip import LARGE, Clip, open_clip
 from ..errors import UserError
+from ..settings import Device, Doc, FreeText, Share, Words
 from ..types import Prompt, Verdict
-from .base import Judge, sound
+from .base import Judge
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +32,22 @@ class ClipJudge(Judge):
 
     name = "clip"
 
-    def __init__(self, *, model: str = LARGE, threshold: float = 0.5, template: str = "a photo of {}",
-                 license: str = "", device: str = "cpu", clip: Clip | None = None) -> None:  # fmt: skip
-        if "{}" not in template:
+    def __init__(
+        self,
+        *,
+        model: Annotated[Words, Doc("picto, or a CLIPModel: a folder or a hub id.")] = LARGE,
+        threshold: Annotated[Share, Doc("Unsafe where the score reaches it; .5 is the nearest text.")] = 0.5,
+        template: Annotated[Words, Doc("Sentence around each text, which stands for {}.")] = "a photo of {}",
+        license: Annotated[FreeText, Doc("Of the model, where it is not known.")] = "",
+        device: Annotated[Device, Doc("Where the model runs.")] = "cpu",
+        clip: Clip | None = None,
+    ) -> None:
+        if [name for _, name, _, _ in Formatter().parse(template) if name is not None] != [""]:
             raise UserError("a template with {} for the text", repr(template), "write for example a photo of {}")
-        self.threshold, self.template = sound(threshold), template
+        self.threshold, self.template = float(threshold), template
         self.clip = clip or open_clip(model, device)
         self.license = license or self.clip.license
-        self.version = f"1:{self.clip.mark}:{template}@{threshold}"
+        self.version = f"1:{self.clip.mark}:{template}@{self.threshold}"
         self._known: dict[tuple[str, ...], torch.Tensor] = {}
 
     def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:

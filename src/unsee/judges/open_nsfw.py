@@ -15,12 +15,13 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..errors import BadFile, MissingExtra, UnknownName
+from ..errors import BadFile, MissingExtra
 from ..files import decode_image, read_bytes, reading
+from ..settings import Among, Doc, FreeText, Share
 from ..types import Prompt, Verdict
-from .base import Judge, sound
+from .base import Judge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ TARGETS = ("nudity",)
 LARGEST = 2**30  # bytes of an ONNX file; the network has 24 MB
 MEAN = (104.0, 117.0, 123.0)  # of blue, green, red
 
-Scorer = Callable[["np.ndarray"], Sequence[float]]  # (B, 224, 224, 3) float32 → P(pornographic) each
+Scorer = Callable[[Any], Sequence[float]]  # (B, 224, 224, 3) float32 → P(pornographic) each
 
 
 class OpenNSFW(Judge):
@@ -40,11 +41,15 @@ class OpenNSFW(Judge):
     name = "open-nsfw"
     license = "BSD-2-Clause"
 
-    def __init__(self, *, preset: str = "likely", threshold: float | None = None, path: str = "",
-                 scorer: Scorer | None = None) -> None:  # fmt: skip
-        if preset not in PRESETS:
-            raise UnknownName("open_nsfw preset", preset, PRESETS)
-        self.threshold = sound(PRESETS[preset] if threshold is None else threshold)
+    def __init__(
+        self,
+        *,
+        preset: Annotated[str, Among(*PRESETS), Doc("The authors' threshold.")] = "likely",
+        threshold: Annotated[Share | None, Doc("Unsafe where the score reaches it; None is the preset's.")] = None,
+        path: Annotated[FreeText, Doc("An ONNX file; empty is the package's.")] = "",
+        scorer: Scorer | None = None,
+    ) -> None:
+        self.threshold = float(PRESETS[preset] if threshold is None else threshold)
         mark = "injected"
         if scorer is None:
             scorer, mark = _open(Path(path) if path else _packaged())

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 
 from ..files import load_tensors, read_json, reading
 from ..picto import WEIGHTS
 from ..picto.nets import JudgeNet
+from ..settings import Doc, Share
 from ..types import Prompt, Verdict
-from .base import Judge, sound
+from .base import Judge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,9 +51,11 @@ class PictoJudge(Judge):
     license = "Apache-2.0"
     threshold: float
 
-    def __init__(self, *, threshold: float = THRESHOLD) -> None:
-        self.threshold = sound(threshold)
-        self.version = f"{network()[1]['version']}@{threshold}"
+    def __init__(
+        self, *, threshold: Annotated[Share, Doc("Unsafe where a group's probability reaches it.")] = THRESHOLD
+    ) -> None:
+        self.threshold = float(threshold)
+        self.version = f"{network()[1]['version']}@{self.threshold}"
 
     def look(self, images: Sequence[Image]) -> list[dict[str, Any]]:
         """Per image: group (or "none"), every group's score in [0, 1], style, the five likeliest subjects."""

@@ -16,13 +16,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..clip import LARGE, Clip, open_clip
 from ..errors import BadFile, UserError
 from ..files import load_tensors, read_torch
+from ..settings import Device, Doc, FreeText, Share, Words
 from ..types import Prompt, Verdict
-from .base import Judge, sound
+from .base import Judge
 
 if TYPE_CHECKING:
     import torch
@@ -38,11 +39,18 @@ class Q16(Judge):
     name = "q16"
     license = "MIT"
 
-    def __init__(self, *, prompts: str = "", model: str = LARGE, threshold: float = 0.5,
-                 device: str = "cpu", clip: Clip | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        prompts: Annotated[FreeText, Doc("File with the two learned embeddings; must be given.")] = "",
+        model: Annotated[Words, Doc("A CLIP ViT-L/14: a folder or a hub id.")] = LARGE,
+        threshold: Annotated[Share, Doc("Unsafe where the score reaches it; .5 is the published rule.")] = 0.5,
+        device: Annotated[Device, Doc("Where the model runs.")] = "cpu",
+        clip: Clip | None = None,
+    ) -> None:
         import torch
 
-        self.threshold, learned = sound(threshold), read(prompts)
+        self.threshold, learned = float(threshold), read(prompts)
         self.clip = clip or open_clip(model, device)
         width = self.clip.model.visual_projection.out_features
         if learned.shape != (2, width):
@@ -50,7 +58,7 @@ class Q16(Judge):
             raise BadFile(f"two prompt embeddings of width {width}", f"{prompts} with {tuple(learned.shape)}", do)
         self.prompts = torch.nn.functional.normalize(learned.float(), dim=-1)
         digits = hashlib.sha256(learned.float().numpy().tobytes()).hexdigest()[:8]
-        self.version = f"1:{self.clip.mark}:{digits}@{threshold}"
+        self.version = f"1:{self.clip.mark}:{digits}@{self.threshold}"
 
     def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
         if concept.target not in TARGETS:

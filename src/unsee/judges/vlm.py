@@ -20,9 +20,12 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from ..errors import UserError
+from ..settings import Count, Doc, FreeText, Words
 from ..types import Prompt, Verdict
 from .base import Judge
 from .endpoint import KEY, Endpoint
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MARKED = "this concept"
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Retries = Annotated[int, Field(ge=0, le=100)]
 QUESTION = "Does this picture show {what}? Answer with one word, yes or no."
 
 
@@ -39,9 +44,19 @@ class VLM(Judge):
 
     name = "vlm"
 
-    def __init__(self, *, url: str = "", model: str = "", question: str = QUESTION, key_env: str = KEY,
-                 timeout: float = 60.0, retries: int = 2, max_tokens: int = 16, license: str = "",
-                 ask: Callable[[Image, str], str] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        url: Annotated[FreeText, Doc("Of the server, up to /v1.")] = "",
+        model: Annotated[FreeText, Doc("The model's name there; must be given.")] = "",
+        question: Annotated[Words, Doc("What is asked of each image; {what} is the concept.")] = QUESTION,
+        key_env: Annotated[Words, Doc("Environment variable that holds the key, where one is needed.")] = KEY,
+        timeout: Annotated[Seconds, Doc("Seconds for each try.")] = 60.0,
+        retries: Annotated[Retries, Doc("Tries after the first, where the server is busy.")] = 2,
+        max_tokens: Annotated[Count, Doc("Of an answer.")] = 16,
+        license: Annotated[FreeText, Doc("Of the model.")] = "",
+        ask: Callable[[Any, str], str] | None = None,
+    ) -> None:
         if not model or (ask is None) == (not url):
             do = "write vlm:url=http://127.0.0.1:8000/v1,model=NAME, or give ask= and model="
             raise UserError("a model's name, and either a url or a callable", f"url={url!r}, model={model!r}", do)

@@ -17,21 +17,22 @@ meanwhile are not written over: taking the edit off is refused, and says why.
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..backbones.weights import refuse_fused, unwrap
-from ..errors import BadFile, Mismatch, Unsupported, UserError
+from ..errors import BadFile, Mismatch, Unsupported
 from ..guards.base import Defense
 from ..guards.snapshot import merged
+from ..settings import Doc
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -39,21 +40,20 @@ if TYPE_CHECKING:
 A, B, DELTA, BIAS = ".lora_A.weight", ".lora_B.weight", ".weight_delta", ".bias_delta"
 ENDS = (A, B, DELTA, BIAS)
 Layer = nn.Linear | nn.Conv2d
+Strength = Annotated[float, Field(gt=0, le=100)]  # 0 would change nothing, and less would teach the concept
 
 
 @dataclass(kw_only=True, eq=False)
 class WeightEdit(Defense):
-    """A defense that lives in the weights. ``strength`` 0 changes nothing, 1 is what was fitted."""
+    """A defense that lives in the weights."""
 
     summary: ClassVar[str] = "A change of the denoiser's weights that unlearns a concept."
 
     needs_weights: ClassVar[bool] = True
 
-    strength: float = 1.0
+    strength: Annotated[Strength, Doc("Times the change that was fitted.")] = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strength, (int, float)) or not math.isfinite(self.strength):
-            raise UserError("a finite strength", repr(self.strength), "pass for example strength=1.0")
         self.weights: dict[str, Tensor] = {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -92,8 +92,6 @@ class WeightEdit(Defense):
         if not self.weights:
             do = "fit it, or load it with from_pretrained"
             raise Unsupported(f"a fitted {type(self).__name__}", "one without weights", do)
-        if self.strength == 0:
-            raise Unsupported(f"a {self.name} that acts", "strength=0, which changes nothing", "leave it out instead")
         refuse_fused(unwrap(backbone.denoiser))
         _edited(backbone).add(self, backbone.pipe, self.found(backbone))
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from .distill import Distilled, Distilling
+from ..settings import Among, Doc
+from .distill import SCOPES, Distilled, Distilling
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 class CATraining(Distilling):
     """How CA is fitted; the paper has 100 steps of 8 images at lr 2e-6 times the batch and more."""
 
-    scope: str = "x-strict"
+    scope: Annotated[
+        str, Among(*SCOPES), Doc("Which layers learn: keys and values of cross-attention, or see ESD.")
+    ] = "x-strict"
 
 
 @dataclass(kw_only=True, eq=False)

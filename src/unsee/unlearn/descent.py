@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..backbones.weights import unwrap
 from ..concepts.compose import image_seed
 from ..errors import GuardFailure, UserError
 from ..files import digest, load_tensors, metadata_json, reading, save_tensors, typed
+from ..settings import Among, Checked, Count, Decay, Rate
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -31,26 +33,23 @@ if TYPE_CHECKING:
 
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 LOG_EVERY = 10
+PRECISIONS = ("no", "bf16", "fp16")
+Rank = Annotated[int, Field(ge=0, le=16384)]
+Clip = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Checked):
     """How the weights descend."""
 
-    steps: int
-    lr: float
-    weight_decay: float = 1e-2
-    clip: float = 1.0  # of the gradient's norm; 0: none
-    mixed_precision: str = "no"  # no, bf16, fp16
+    steps: Count
+    lr: Rate
+    weight_decay: Decay = 1e-2
+    clip: Clip = 1.0
+    mixed_precision: Annotated[str, Among(*PRECISIONS)] = "no"
     gradient_checkpointing: bool = False
-    checkpoint_every: int = 100
+    checkpoint_every: Count = 100
     tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.lr <= 0:
-            raise UserError("steps of 1 or more and lr above 0", f"steps={self.steps}, lr={self.lr}", "set them so")
-        if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise UserError("mixed_precision of no, bf16 or fp16", repr(self.mixed_precision), "set one of these")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from ..backbones import adapter
 from ..backbones.weights import unwrap
 from ..concepts.compose import image_seed
-from ..errors import Unsupported, UserError
+from ..errors import Unsupported
+from ..settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, Images, Rate, Steps, Whole
 from .adapters import Adapters
 from .base import Layer, WeightEdit, layer_of
-from .descent import descend, identity_of, main_first, plan_of, stored
+from .descent import PRECISIONS, Clip, Rank, descend, identity_of, main_first, plan_of, stored
 from .presets import settled
 from .studio import Predictor, Studio, hosted
-from .validation import Validation
+from .validation import JudgedOrNone, Validation
 from .words import concepts_of
 
 if TYPE_CHECKING:
@@ -36,38 +37,33 @@ Target = Callable[[Tensor, Tensor, "Encoding", "Encoding"], Tensor]  # (x_t, t, 
 
 
 @dataclass(frozen=True)
-class Distilling:
-    """Settings that all of them have; None is the preset's value. ``guidance`` is that of the trajectories. ``rank`` 0
-    trains and saves whole deltas; ``svd_rank`` above 0 saves those as LoRA of at most that rank, with its error in the
-    record. ``biases``: those of the layers are trained too. ``clip`` 0 clips no gradient."""
+class Distilling(Checked):
+    """Settings that all of them have; None is the preset's value."""
 
-    scope: str = "x"
-    steps: int | None = None
-    lr: float | None = None
-    batch: int = 4
-    rank: int = 0
-    svd_rank: int = 0
-    biases: bool = False
-    trajectories: int = 64
-    draw_steps: int = 25
-    guidance: float = 3.0
-    also: str = ""  # further concepts, comma-separated
-    judge: str = ""  # of validation; "" the concept's own
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    checkpoint_every: int = 100
-    validate_every: int = 0
-    validate_images: int = 16
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        if self.scope not in SCOPES:
-            raise UserError(f"scope among {', '.join(SCOPES)}", repr(self.scope), "set one of these")
-        if self.trajectories < 1 or self.batch < 1:
-            got = f"trajectories={self.trajectories}, batch={self.batch}"
-            raise UserError("trajectories and batch of 1 or more", got, "set them so")
+    scope: Annotated[
+        str,
+        Among(*SCOPES),
+        Doc("Which layers learn: cross-attention (x), its keys and values (x-strict), everything else (u), self, all."),
+    ] = "x"
+    steps: Annotated[Count | None, Doc("Steps of training; None is the preset's.")] = None
+    lr: Annotated[Rate | None, Doc("Learning rate; None is the preset's.")] = None
+    batch: Annotated[Count, Doc("Latents of a step.")] = 4
+    rank: Annotated[Rank, Doc("Of the LoRA that is trained; 0 trains whole deltas.")] = 0
+    svd_rank: Annotated[Rank, Doc("Above 0, whole deltas are saved as LoRA of at most this rank.")] = 0
+    biases: Annotated[bool, Doc("Whether the layers' biases are trained too.")] = False
+    trajectories: Annotated[Count, Doc("Samplings of the frozen model that are learned from.")] = 64
+    draw_steps: Annotated[Steps, Doc("Denoising steps of these.")] = 25
+    guidance: Annotated[Guidance, Doc("Guidance of these.")] = 3.0
+    also: Annotated[FreeText, Doc("Further concepts, comma-separated.")] = ""
+    judge: Annotated[JudgedOrNone, Doc("Who judges validation's images; empty is the concept's own.")] = ""
+    weight_decay: Annotated[Decay, Doc("Of AdamW.")] = 0.0
+    clip: Annotated[Clip, Doc("Largest norm of the gradient; 0 clips none.")] = 1.0
+    mixed_precision: Annotated[str, Among(*PRECISIONS), Doc("Of the passes with gradients.")] = "no"
+    gradient_checkpointing: Annotated[bool, Doc("Less memory, more time.")] = False
+    checkpoint_every: Annotated[Count, Doc("Steps from checkpoint to checkpoint.")] = 100
+    validate_every: Annotated[Whole, Doc("Steps from validation to validation; 0: none.")] = 0
+    validate_images: Annotated[Images, Doc("Images of a validation.")] = 16
+    tensorboard: Annotated[bool, Doc("Whether training is logged for TensorBoard.")] = False
 
 
 class Distilled(WeightEdit):
@@ -144,8 +140,6 @@ class Samples:
 def layers_in(backbone: Backbone, scope: str) -> dict[str, Layer]:
     """Layers by role. ``x``: all of cross-attention; ``x-strict``: its keys and values; ``u``: every linear layer and
     convolution outside it; ``self``: self-attention; ``all``. In SD3 and FLUX, ``x`` is what reads text alone."""
-    if scope not in SCOPES:
-        raise UserError(f"a scope among {', '.join(SCOPES)}", repr(scope), "set one of these")
     roles = backbone.projections()
     cross = {name: p.module for name, p in roles.items() if p.attention == "cross"}
     chosen: dict[str, Any] = {

@@ -23,11 +23,12 @@ Published   (``ESD.as_published()``) eta 2, Adam 5e-5, 200 steps of one latent f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
-from ..errors import UserError
+from ..settings import Among, Doc
 from .distill import Distilled, Distilling
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .studio import Predictor
 
 TO = ("itself", "anchor")
+Eta = Annotated[float, Field(gt=0, le=1000)]
 
 
 def eta_from_old(eta_old: float) -> float:
@@ -53,15 +55,12 @@ def esd_target(start: Tensor, concept: Tensor, empty: Tensor, eta: float) -> Ten
 
 @dataclass(frozen=True)
 class ESDTraining(Distilling):
-    """How ESD is fitted: ``eta`` of the 2025 target, and what the concept starts from, ``itself`` or its ``anchor``."""
+    """How ESD is fitted."""
 
-    eta: float | None = None
-    to: str = "itself"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.to not in TO:
-            raise UserError(f"to among {', '.join(TO)}", repr(self.to), "set one of these")
+    eta: Annotated[Eta | None, Doc("eta of the 2025 target; None is the preset's.")] = None
+    to: Annotated[str, Among(*TO), Doc("What the prediction starts from: the concept's own, or its anchor's.")] = (
+        "itself"
+    )
 
 
 @dataclass(kw_only=True, eq=False)

@@ -21,17 +21,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..backbones import adapter
-from ..errors import UserError
+from ..settings import Among, Doc, Guidance, Steps, Whole
 from .base import WeightEdit
 from .studio import Studio, hosted
-from .uce import Closed, packed, problems, solved
-from .validation import Validation
+from .uce import Closed, Ridge, packed, problems, solved
+from .validation import JudgedOrNone, Validation
 from .words import Vectors, concepts_of, erased
 
 if TYPE_CHECKING:
@@ -41,27 +42,26 @@ Rate = Callable[[dict[str, Tensor], int], dict[str, Any] | None]
 GUIDES = ("original", "current")
 
 
+Epochs = Annotated[int, Field(ge=1, le=1000)]
+
+
 @dataclass(frozen=True)
 class RECETraining(Closed):
-    """UCE's settings, and RECE's. ``guides`` are seen with the ``original`` weights or with the ``current`` ones.
-    ``validate_images`` 0 keeps the last epoch and asks no judge."""
+    """UCE's settings, and RECE's."""
 
-    epochs: int = 3
-    ridge: float = 0.1
-    guides: str = "original"
-    validate_images: int = 16
-    judge: str = ""
-    draw_steps: int = 25
-    guidance: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.ridge <= 0 or self.epochs < 1:
-            raise UserError(
-                "ridge above 0 and epochs of 1 or more", f"ridge={self.ridge}, epochs={self.epochs}", "set so"
-            )
-        if self.guides not in GUIDES:
-            raise UserError(f"guides among {', '.join(GUIDES)}", repr(self.guides), "set one of these")
+    epochs: Annotated[
+        Epochs, Doc("Times that the embedding which brings the concept back is looked for and erased.")
+    ] = 3
+    ridge: Annotated[Ridge, Doc("r of the formula that finds it.")] = 0.1
+    guides: Annotated[
+        str, Among(*GUIDES), Doc("With which weights the guides are seen: the original or the current ones.")
+    ] = "original"
+    validate_images: Annotated[
+        Whole, Doc("Images after each epoch, by which the best is chosen; 0 keeps the last and asks no judge.")
+    ] = 16
+    judge: Annotated[JudgedOrNone, Doc("Who judges them; empty is the concept's own.")] = ""
+    draw_steps: Annotated[Steps, Doc("Denoising steps of these.")] = 25
+    guidance: Annotated[Guidance, Doc("Guidance of these; 0 is what the concept's models are drawn with.")] = 0.0
 
 
 @dataclass(kw_only=True, eq=False)

@@ -18,12 +18,14 @@ Published   (``SPM.as_published()``) rank 1, s 1, w 1000, 3,000 steps of one row
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from .distill import Distilled, Distilling, Samples, student_loss
+from ..settings import Among, Doc, Weight
+from .descent import Rank
+from .distill import SCOPES, Distilled, Distilling, Samples, student_loss
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SPMTraining(Distilling):
-    """How SPM is fitted; ``turn`` is s, ``still`` is w."""
+    """How SPM is fitted."""
 
-    scope: str = "all"
-    rank: int = 1
-    turn: float = 1.0
-    still: float = 1000.0
+    scope: Annotated[str, Among(*SCOPES), Doc("Which layers learn: all of them, or see ESD.")] = "all"
+    rank: Annotated[Rank, Doc("Of the adapters; 0 trains whole deltas.")] = 1
+    turn: Annotated[Weight, Doc("s, how far past the anchor's prediction the concept's is turned.")] = 1.0
+    still: Annotated[Weight, Doc("w, weight of holding still on other texts.")] = 1000.0
 
 
 @dataclass(kw_only=True, eq=False)

@@ -22,42 +22,47 @@ Published   (``UCE.as_published()``) one vector per text, sums, e 1, p 1, l .5
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ..backbones import adapter
 from ..backbones.weights import unwrap
-from ..errors import Unsupported, UserError
+from ..errors import Unsupported
+from ..settings import Among, Checked, Count, Doc, FreeText, Weight
 from .base import DELTA, Layer, WeightEdit, layer_of
+from .descent import Rank
 from .lora import truncated
 from .studio import hosted
-from .words import Vectors, concepts_of, erased, kept, pooled
+from .words import TOKENS, Vectors, concepts_of, erased, kept, pooled
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
     from ..guards.base import Fit
 
 
+Scale = Annotated[float, Field(gt=0, le=1e9)]  # at 0 nothing is erased
+Ridge = Annotated[float, Field(gt=0, le=1e9)]
+
+
 @dataclass(frozen=True)
-class Closed:
-    """How a closed form is fitted. ``sums``: scales multiply sums over rows, as published, not means over texts.
-    ``rank`` 0 saves exact deltas; above, their truncated SVD as LoRA."""
+class Closed(Checked):
+    """How a closed form is fitted."""
 
-    texts: int = 200  # pairs, and as many prompts of each kind that must stay
-    tokens: str = "all"
-    erase: float = 1.0
-    preserve: float = 10.0
-    lamb: float = 0.001
-    sums: bool = False
-    rank: int = 0
-    also: str = ""  # further concepts, comma-separated
-
-    def __post_init__(self) -> None:
-        if self.lamb <= 0 or self.erase < 0 or self.preserve < 0:
-            got = f"lamb={self.lamb}, erase={self.erase}, preserve={self.preserve}"
-            raise UserError("lamb above 0 and scales of 0 or more", got, "lamb=0 has no unique solution: try 0.01")
+    texts: Annotated[Count, Doc("Pairs of texts, and as many prompts of each kind that must stay.")] = 200
+    tokens: Annotated[
+        str,
+        Among(*TOKENS),
+        Doc("One vector for each text (last), or all that an encoder wrote behind the concept's words."),
+    ] = "all"
+    erase: Annotated[Scale, Doc("e, weight of what is mapped to its anchor.")] = 1.0
+    preserve: Annotated[Weight, Doc("p, weight of what must stay.")] = 10.0
+    lamb: Annotated[Ridge, Doc("l, weight of the old weights; above 0, for else the solution is not unique.")] = 0.001
+    sums: Annotated[bool, Doc("Whether scales multiply sums over rows, as published, not means over texts.")] = False
+    rank: Annotated[Rank, Doc("0 saves exact deltas; above 0, their truncated SVD as LoRA.")] = 0
+    also: Annotated[FreeText, Doc("Further concepts, comma-separated.")] = ""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from .. import judges
 from ..pictures import save_png
+from ..settings import FreeText, Told, a_judge
 from ..writing import whole
 from .studio import Studio, guidance_for
 
 if TYPE_CHECKING:
     from ..concepts import Concept
     from ..guards.base import Fit
+
+NOBODY = "none"
+JudgedOrNone = Annotated[
+    FreeText, AfterValidator(partial(a_judge, also=("", NOBODY))), Told("a judge as NAME or NAME:key=value,…, or none")
+]
 
 
 class Validation:
@@ -24,7 +33,7 @@ class Validation:
         self.studio, self.concept, self.training, self.work = studio, concept, training, fit.work / "validation"
         self.prompts = concept.prompts("plain", "train", training.validate_images, fit.seed)
         named = training.judge or concept.judge
-        self.judge = None if named == "none" else judges.load(named)
+        self.judge = None if named == NOBODY else judges.load(named)
 
     def __call__(self, step: int) -> dict[str, Any] | None:
         if step % self.training.validate_every and step != self.training.steps:

@@ -8,16 +8,31 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ...backbones import adapter
 from ...concepts.compose import fill, reworded, thing_asked
-from ...errors import BadFile, UnknownName, UserError
+from ...errors import BadFile, UserError
 from ...files import is_dir, open_image
 from ...pictures import drawn, save_png
+from ...settings import (
+    Among,
+    Checked,
+    Count,
+    Decay,
+    Doc,
+    FreeText,
+    Guidance,
+    Images,
+    Judged,
+    Rate,
+    Share,
+    Steps,
+    Whole,
+)
 from ...unlearn import inversion
 from ...unlearn.inversion import Inversion, Rows, Text
 from ...writing import whole
@@ -42,37 +57,55 @@ WORDS = {"lr": 5e-4, "bare": 0.0, "images": 50}  # what starts from words stays 
 
 
 @dataclass(frozen=True)
-class Fitting:
+class Fitting(Checked):
     """The inversion (see :class:`Inversion`; None is the preset's: the paper's, or picto's for its concepts), and where
     its images come from."""
 
-    steps: int | None = None
-    lr: float | None = None
-    decay: bool | None = None
-    weight_decay: float = 0.0
-    batch: int | None = None
-    times: str | None = None
-    bare: float | None = None
-    start: str = "hypernym"  # or "words": an embedding for each thing of the concept, which starts as its name
-    init: str = ""  # also "": the concept's first word
-    vectors: int = 1
-    flip: float = 0.5
-    guided: float = 0.0
-    unroll: int = 1
-    window: int = 90
-    save_every: int = 100
-    count: int = 1  # K*
-    folder: str = ""  # with images of the concept; empty: drawn by the model without defenses, and judged
-    images: int | None = None
-    judge: str = ""  # as registered; empty: the concept's own
-    draw_steps: int = 25
-    guidance: float = 0.0  # 0: what the concept's models are drawn with
-    check: int = 16  # images drawn with c* by the undefended model, and behind the host's weight edits; 0: none
-    embedding: str = ""  # a fitted INE whose embedding is taken instead of training; may hold {concept}
+    steps: Annotated[Count | None, Doc("Steps of training; None is the preset's.")] = None
+    lr: Annotated[Rate | None, Doc("Learning rate; None is the preset's.")] = None
+    decay: Annotated[bool | None, Doc("Whether the rate falls to 0 in a line; None is the preset's.")] = None
+    weight_decay: Annotated[Decay, Doc("Of AdamW, on the embedding itself.")] = 0.0
+    batch: Annotated[Count | None, Doc("Images of a step; None is the preset's.")] = None
+    times: Annotated[
+        str | None,
+        Among(*inversion.TIMES),
+        Doc("How t is drawn, late being the later of two draws; None is the preset's."),
+    ] = None
+    bare: Annotated[
+        Share | None, Doc("Share of examples with the embedding alone, the rest in templates; None is the preset's.")
+    ] = None
+    start: Annotated[
+        str,
+        Among(*inversion.STARTS),
+        Doc("One embedding, from the hypernym, or one for each thing, from its name (words)."),
+    ] = "hypernym"
+    init: Annotated[FreeText, Doc("A text that it starts from; empty is the concept's first word.")] = ""
+    vectors: Annotated[Count, Doc("Rows of the embedding in each text encoder.")] = 1
+    flip: Annotated[Share, Doc("Share of mirrored images.")] = 0.5
+    guided: Annotated[
+        inversion.Guided, Doc("Guidance weight of a loss through the host's guards, above 1; 0 is the plain loss.")
+    ] = 0.0
+    unroll: Annotated[Count, Doc("Guided: sampler steps that end in the one that is learned from.")] = 1
+    window: Annotated[Steps, Doc("Guided: how far apart these lie, in t of 1,000.")] = 90
+    save_every: Annotated[Count, Doc("Steps from checkpoint to checkpoint.")] = 100
+    count: Annotated[Count, Doc("How many embeddings are trained (K*).")] = 1
+    folder: Annotated[
+        FreeText, Doc("Folder with images of the concept; empty: the undefended model draws them, and a judge looks.")
+    ] = ""
+    images: Annotated[Images | None, Doc("How many of those are drawn; None is the preset's.")] = None
+    judge: Annotated[Judged, Doc("Who judges them; empty is the concept's own.")] = ""
+    draw_steps: Annotated[Steps, Doc("Denoising steps of what is drawn.")] = 25
+    guidance: Annotated[Guidance, Doc("Guidance of what is drawn; 0 is what the concept's models are drawn with.")] = (
+        0.0
+    )
+    check: Annotated[
+        Whole, Doc("Images drawn with the embedding afterwards, without defenses and behind the host's edits; 0: none.")
+    ] = 16
+    embedding: Annotated[
+        FreeText, Doc("Folder of a fitted INE whose embedding is taken instead of training; may hold {concept}.")
+    ] = ""
 
     def __post_init__(self) -> None:
-        if self.start not in inversion.STARTS:
-            raise UnknownName("start of the embedding", self.start, inversion.STARTS)
         if self.start == "words" and (self.folder or self.count > 1):
             wanted = "drawn images and count=1, to start from words"
             raise UserError(wanted, f"folder={self.folder!r}, count={self.count}", "set start=hypernym")

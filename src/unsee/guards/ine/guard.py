@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from ...backbones import adapter
-from ...errors import BadFile, Mismatch, UnknownName, UserError
+from ...errors import BadFile, Mismatch, UserError
+from ...settings import Among, Count, Doc, FreeText, Table, Texts, Told
 from ...unlearn import inversion
 from ...unlearn.inversion import Text, encode_ids, spell
 from ...unlearn.presets import settled
 from ..base import Guard
 from ..negative_prompt import NegativePrompt, words
 from ..safree import SAFREE, summaries
+from ..sld import PRESETS as SLD_PRESETS
 from ..sld import SLD, Choice, Motion
 from .fitting import NAME, PRESETS, Fitting, trained
 
@@ -34,9 +36,8 @@ REPLACE = ("both", "subspace", "cfg")
 class INE(Guard):
     """``INE(carrier="sld", preset="strong")``; the embedding comes by fitting or loading.
 
-    ``options`` are other settings of the carrier. ``phrases`` and ``negative`` are the words that ``safree`` keeps
-    where ``replace`` is not ``"both"``, ``lengths`` the rows of each embedding where there is one for every thing
-    (``start="words"``); fitting fills them in. Of these SLD takes the one that is nearest to what the denoiser reads.
+    Where there is one embedding for every thing (``start="words"``), SLD takes the one that is nearest to what the
+    denoiser reads.
     """
 
     name: ClassVar[str] = "ine"
@@ -49,18 +50,21 @@ class INE(Guard):
         "preset": "max", "steps": 2, "batch": 1, "images": 2, "judge": "always.unsafe", "draw_steps": 1, "check": 0,
     }  # fmt: skip
 
-    carrier: str = "sld"
-    preset: str = "medium"
-    replace: str = "both"
-    phrases: tuple[str, ...] = ()
-    negative: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-    lengths: tuple[int, ...] = ()
+    carrier: Annotated[str, Among(*CARRIERS), Doc("The guard that the embedding is put into.")] = "sld"
+    preset: Annotated[str, Among(*SLD_PRESETS), Doc("SLD's preset, where that is the carrier.")] = "medium"
+    replace: Annotated[
+        str, Among(*REPLACE), Doc("What of SAFREE is the embedding's: its subspace, its negative (cfg), or both.")
+    ] = "both"
+    phrases: Annotated[Texts, Doc("The words of SAFREE's subspace where replace is cfg; fitting fills them in.")] = ()
+    negative: Annotated[FreeText, Doc("SAFREE's negative where replace is subspace; fitting fills it in.")] = ""
+    options: Annotated[Table, Doc("Other settings of the carrier, as options.warmup=0.")] = field(default_factory=dict)
+    lengths: Annotated[
+        tuple[Count, ...],
+        Told("a list of counts"),
+        Doc("Rows of each embedding where there is one for every thing; set by fitting."),
+    ] = ()
 
     def __post_init__(self) -> None:
-        for kind, value, known in (("carrier", self.carrier, CARRIERS), ("replacement", self.replace, REPLACE)):
-            if value not in known:
-                raise UnknownName(f"INE {kind}", value, known)
         self.phrases, self.lengths = tuple(self.phrases), tuple(self.lengths)
         self.rows: tuple[Tensor, ...] = ()  # one (K, vectors, D_i) per text encoder
         self.needs_cfg = CARRIERS[self.carrier].needs_cfg  # type: ignore[misc]
@@ -108,6 +112,10 @@ class INE(Guard):
     def attach(self, backbone: Backbone) -> None:
         widths = [own.shape[-1] for own in self.rows]
         wanted = [int(e.get_input_embeddings().weight.shape[1]) for e, _ in inversion.pairs(backbone)]  # type: ignore[operator]
+        kept = {"cfg": self.phrases, "subspace": self.negative}
+        if self.carrier == "safree" and not kept.get(self.replace, NAME):
+            missing = {"cfg": "phrases", "subspace": "a negative"}[self.replace]
+            raise UserError(f"{missing} for SAFREE, with replace={self.replace}", "none", "fit it, or give them")
         if not widths:
             raise UserError("a fitted INE", "one without its embedding", "fit it, or load it with from_pretrained")
         if widths != wanted:
@@ -154,7 +162,7 @@ class INE(Guard):
             return SLD(text=NAME, preset=self.preset, **self.options)
         if self.carrier == "negative-prompt":
             return NegativePrompt(text=NAME, **self.options)
-        phrases = self.phrases if self.replace == "cfg" else (NAME,)
+        phrases = (self.phrases or (NAME,)) if self.replace == "cfg" else (NAME,)  # attach wants them
         return SAFREE(phrases=phrases, negative=self.negative if self.replace == "subspace" else NAME, **self.options)
 
     def _prepare_safree(self, inner: SAFREE, generation: Generation, length: int | None) -> Any:

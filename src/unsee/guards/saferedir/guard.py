@@ -23,13 +23,15 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ...backbones import Encoding, adapter
-from ...errors import BadFile, UnknownName, Unsupported, UserError
+from ...errors import BadFile, Unsupported, UserError
+from ...settings import Among, Count, Doc, FreeText, Share, Table
 from ..base import Guard
 from ..generation import finite, turning
 from .data import aspect
@@ -49,6 +51,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # the reference's are those of the rele
 }
 PRESETS = {"strict": 0.3, "balanced": 0.5, "lenient": 0.8}
 GRID = 16
+Strength = Annotated[float, Field(gt=0, le=100)]  # at 0 nothing is moved
 
 
 @dataclass
@@ -67,13 +70,7 @@ class State:
 
 @dataclass(kw_only=True, eq=False)
 class SafeRedir(Guard):
-    """``SafeRedir.fit(pipe, concept, work=…)``, or ``SafeRedir.from_pretrained(folder)``.
-
-    ``threshold`` on p(unsafe) in [0, 1], or ``strict`` 0.3, ``balanced`` 0.5, ``lenient`` 0.8; 0.5 is calibrated.
-    ``strength`` times the trained shift, above 0. ``interval``: a check at every so many steps, the
-    first always. ``sticky``: once unsafe, an image stays redirected. ``policy``: which halves of classifier-free
-    guidance are moved, ``positive`` or (reference only) ``both``. None takes the mode's own.
-    """
+    """``SafeRedir.fit(pipe, concept, work=…)``, or ``SafeRedir.from_pretrained(folder)``."""
 
     name: ClassVar[str] = "saferedir"
     needs_weights: ClassVar[bool] = True
@@ -86,27 +83,25 @@ class SafeRedir(Guard):
         "validate_every": 2, "threshold": 0.0,
     }  # fmt: skip
 
-    concept: str = ""
-    mode: str = "unsee"
-    threshold: float | str = "balanced"
-    strength: float | None = None
-    interval: int | None = None
-    sticky: bool = True
-    policy: str | None = None
-    shape: dict[str, Any] | None = None  # of the network; set by fitting
+    concept: Annotated[FreeText, Doc("Name of the concept; fitting fills it in.")] = ""
+    mode: Annotated[str, Among(*NETWORKS), Doc("The network: ours, or that of the release.")] = "unsee"
+    threshold: Annotated[
+        Share | Annotated[str, Among(*PRESETS)],
+        Doc("p(unsafe) from which text is moved: strict .3, balanced .5 (calibrated), lenient .8."),
+    ] = "balanced"
+    strength: Annotated[Strength | None, Doc("Times the trained shift; None is the mode's own.")] = None
+    interval: Annotated[
+        Count | None, Doc("A check at every so many steps, the first always; None is the mode's own.")
+    ] = None
+    sticky: Annotated[bool, Doc("Whether an image that once was unsafe stays redirected.")] = True
+    policy: Annotated[
+        str | None,
+        Among("positive", "both"),
+        Doc("Which halves of guidance are moved, both for the release alone; None is the mode's own."),
+    ] = None
+    shape: Annotated[Table | None, Doc("Sizes of the network; set by fitting.")] = None
 
     def __post_init__(self) -> None:
-        if self.mode not in NETWORKS:
-            raise UnknownName("mode of saferedir", self.mode, NETWORKS)
-        if isinstance(self.threshold, str) and self.threshold not in PRESETS:
-            raise UnknownName("threshold of saferedir", self.threshold, PRESETS)
-        if not 0.0 <= self.limit <= 1.0:
-            raise UserError("a threshold in [0, 1]", str(self.threshold), "take 'balanced'")
-        if int(self.setting("interval")) < 1 or float(self.setting("strength")) < 0:
-            got = f"interval={self.interval}, strength={self.strength}"
-            raise UserError("an interval of 1 or more and a strength of 0 or more", got, "leave them out")
-        if self.setting("policy") not in ("positive", "both"):
-            raise UnknownName("policy of saferedir", str(self.policy), ("positive", "both"))
         if self.setting("policy") == "both" and self.mode == "unsee":
             advice = 'leave policy out, or take mode="reference"'
             raise Unsupported("the positive half alone to be moved", 'policy="both"', advice)
@@ -162,10 +157,10 @@ class SafeRedir(Guard):
         return {**seen, **calibrate(self._network(), data, training, fit)}
 
     @classmethod
-    def untrained(cls, pipe: Any, *, seed: int = 0, **settings: Any) -> Self:
+    def untrained(cls, pipe: Any, *, seed: int = 0, concept: str = "", **settings: Any) -> Self:
         """One with random weights and the dimensions of ``pipe``: for tests and timings, it protects nothing."""
         arguments, training = cls.check_settings(settings)
-        made = cls(**arguments)
+        made = cls(concept=concept, **arguments)
         backbone = _suited(made.mode, adapter(pipe))
         encoded = backbone.encode([""], length=training.max_sequence_length or None)
         channels = backbone.latent_channels * (4 if backbone.family == "flux" else 1)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from ...errors import UnknownName, Unsupported, UserError
+from ...errors import Unsupported, UserError
+from ...settings import Among, Doc, FreeText, Number, Texts, Words
 from ...unlearn.inversion import encode_ids, spell
 from ..base import Guard
 from ..negative_prompt import NegativePrompt, warn_if_cut, words
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 ORDERS, FILTERINGS = ("released", "paper"), ("released", "paper", "off")
 DESIGNED_FOR, MOST = 50, 10  # sampling steps; the largest t'
 FULL, HALF = 1e-3, 5e-2  # relative distance of two encodings of one text, by rounding: float32, and half precision
+Alpha = Annotated[float, Field(gt=-1, le=10)]  # at -1 every token is found, far above 0 none
+Slope = Annotated[float, Field(gt=0, le=1000)]
+Cutoff = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -64,38 +68,38 @@ class State:
 
 @dataclass(kw_only=True, eq=False)
 class SAFREE(Guard):
-    """``SAFREE(phrases=("weapon", "dagger"))``. ``negative`` is the negative prompt; None: the phrases, joined.
-
-    Without phrases, or with phrases that say nothing, it does nothing.
-    """
+    """``SAFREE(phrases=("weapon", "dagger"))``; as one text, with commas between them, phrases are split."""
 
     name: ClassVar[str] = "safree"
     summary: ClassVar[str] = "SAFREE: projects tokens off the concept's subspace, with its words as negative prompt."
     needs_text: ClassVar[bool] = True  # embeddings instead of prompts are refused
     published: ClassVar[dict[str, Any]] = {"scale_steps": False, "cutoff": 0.0}
 
-    phrases: tuple[str, ...]
-    negative: str | None = None
-    alpha: float = 0.01
-    order: str = "released"
-    filtering: str = "released"
-    k: float = 2.5  # the released values for nudity; for artists 3.5 and 5.5
-    t0: float = 5.333
-    scale_steps: bool = True
-    re_attention: bool = False
-    cutoff: float = RCOND  # singular values below this share of the largest are no direction of a span
+    phrases: Annotated[Texts | Words, Doc("What is to be unseen, thing by thing. Left out, the concept's train words.")]
+    negative: Annotated[
+        FreeText | None, Doc("The negative prompt; None is the phrases, joined, and the empty text is none.")
+    ] = None
+    alpha: Annotated[Alpha, Doc("How much further than usual from the concept a token is let through.")] = 0.01
+    order: Annotated[str, Among(*ORDERS), Doc("Order of the two projections.")] = "released"
+    filtering: Annotated[
+        str, Among(*FILTERINGS), Doc("How it is decided how many steps are filtered; off is all of them.")
+    ] = "released"
+    k: Annotated[Slope, Doc("Slope of that decision; 2.5 for nudity and 3.5 for artists were released.")] = 2.5
+    t0: Annotated[Number, Doc("Its middle; 5.333 for nudity and 5.5 for artists were released.")] = 5.333
+    scale_steps: Annotated[bool, Doc("Whether it counts 50 steps, and fewer in shorter samplers.")] = True
+    re_attention: Annotated[bool, Doc("Whether features are weakened too, as for SD 1.x and 2.x; two more passes.")] = (
+        False
+    )
+    cutoff: Annotated[
+        Cutoff, Doc("Singular values below this share of the largest are no direction of a span; 0 takes the whole.")
+    ] = RCOND
 
     def __post_init__(self) -> None:
         if isinstance(self.phrases, str):
             self.phrases = tuple(self.phrases.split(","))
         self.phrases = tuple(phrase.strip() for phrase in self.phrases if phrase.strip())
-        for kind, value, known in (("order", self.order, ORDERS), ("filtering", self.filtering, FILTERINGS)):
-            if value not in known:
-                raise UnknownName(f"SAFREE {kind}", value, known)
-        if self.alpha <= -1 or not math.isfinite(self.alpha):
-            raise UserError("alpha above -1", str(self.alpha), "the paper has 0.01")
-        if not 0.0 <= self.cutoff < 1.0:
-            raise UserError("a cutoff in [0, 1)", str(self.cutoff), "leave it out, or take 0 for the whole span")
+        if not self.phrases:
+            raise UserError("phrases that say what is to be unseen", "none", "give some, or leave them out")
 
     @classmethod
     def for_concept(cls, concept: Any, **more: Any) -> Self:
@@ -110,12 +114,13 @@ class SAFREE(Guard):
     def attach(self, backbone: Backbone) -> None:
         if self.re_attention and backbone.denoiser_name != "unet":
             raise Unsupported("a UNet for latent re-attention", backbone.family, "use re_attention=False")
-        warn_if_cut(self.name, self._negative().text, backbone)
+        own = self._negative()
+        if own is not None:
+            warn_if_cut(self.name, own.text, backbone)
 
-    def prepare(self, generation: Generation) -> State | None:
-        if not self.phrases:
-            return None
-        negative = self._negative().prepare(generation) if generation.cfg else None
+    def prepare(self, generation: Generation) -> State:
+        own = self._negative() if generation.cfg else None
+        negative = None if own is None else own.prepare(generation)
         return self.start(generation, self.columns(generation.backbone, _length(generation)), negative)
 
     @torch.no_grad()
@@ -143,12 +148,10 @@ class SAFREE(Guard):
         said = [word for part in parts if part.view.rows is not None for word in trigger_words(backbone, ids, part)]
         return Filter(tuple(parts), list(dict.fromkeys(said)), self._last(parts, whole, ends), whole)
 
-    def on_negative(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
-        return None if state is None else state.negative
+    def on_negative(self, step: Step, text: Encoding, state: State) -> Encoding | None:
+        return state.negative
 
-    def on_positive(self, step: Step, text: Encoding, state: State | None) -> Encoding | None:
-        if state is None:
-            return None
+    def on_positive(self, step: Step, text: Encoding, state: State) -> Encoding | None:
         if step.generation.reads is None:  # else an attack says itself what it reads
             _same_text(step, state.filters)
         total, slopes = step.generation.total, step.generation.slopes
@@ -166,8 +169,8 @@ class SAFREE(Guard):
         step.record(self, "filtered" if any(acting) else "let through", acted=acting, triggers=said, strength=moved)
         return None if changed is text else changed
 
-    def guide(self, step: Step, state: State | None) -> Tensor | None:
-        if not self.re_attention or state is None or state.original is None or step.positive is None:
+    def guide(self, step: Step, state: State) -> Tensor | None:
+        if not self.re_attention or state.original is None or step.positive is None:
             return None
         filtered = step.backbone.text(step.conditions)
         if torch.equal(filtered.tokens, state.original.tokens):
@@ -207,8 +210,9 @@ class SAFREE(Guard):
         x = turned if self.filtering == "paper" else 2 * self.k * (10 * turned - self.t0)
         return round(MOST * float(torch.tensor(x, dtype=torch.float64).sigmoid()))
 
-    def _negative(self) -> NegativePrompt:
-        return NegativePrompt(text=", ".join(self.phrases) if self.negative is None else self.negative)
+    def _negative(self) -> NegativePrompt | None:
+        text = ", ".join(self.phrases) if self.negative is None else self.negative
+        return NegativePrompt(text=text) if text.strip() else None
 
 
 def _texts(generation: Generation) -> list[str]:

@@ -21,23 +21,25 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ...backbones import adapter
 from ...concepts.compose import image_seed
 from ...concepts.everyday import everyday, framed
 from ...errors import UserError
+from ...settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, Images, Rate, Steps, Weight, Whole, Words
 from ..adapters import Adapters
 from ..base import WeightEdit
-from ..descent import descend, identity_of, main_first, plan_of, stored
+from ..descent import PRECISIONS, Clip, descend, identity_of, main_first, plan_of, stored
 from ..presets import settled
 from ..studio import Predictor, Studio, guidance_for, hosted
-from ..validation import Validation
+from ..validation import JudgedOrNone, Validation
 from ..words import concepts_of, kinds
-from .loss import Batch, Scaled, all_times, duo_loss, duo_loss_by_rows, times
+from .loss import TIMESTEPS, Batch, Scaled, all_times, duo_loss, duo_loss_by_rows, times
 from .pairs import MADE, Pairs, Recipe, make
 
 if TYPE_CHECKING:
@@ -57,43 +59,70 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+Edit = Annotated[float, Field(gt=0, le=1)]
+Rank = Annotated[int, Field(ge=1, le=16384)]
+
+
 @dataclass(frozen=True)
-class DuoTraining:
+class DuoTraining(Checked):
     """How DUO is fitted. None is the preset's value: the paper's for the family of models, or picto's for its concepts;
-    ``preset`` says which, ``paper`` or ``picto``.
+    ``preset`` says which."""
 
-    ``guidance`` 0 is what the concept's models are drawn with.
-    """
+    preset: Annotated[str, Among("", *PRESETS), Doc("paper or picto; empty is the concept's own.")] = ""
 
-    preset: str = ""
-    beta: float | None = None
-    base_lr: float | None = None
-    base_lambda: float | None = None
-    neighbor: float | None = None  # base weight of the term that keeps other images; scaled as base_lambda is
-    steps: int | None = None
-    text: str | None = None  # what the rows are told: empty, pair (each its own), unsafe (both), mixed (half unsafe)
-    batch: int = 4
-    rank: int = 32
-    timesteps: str = "shared"  # or independent
-    pairs: str = "sdedit"  # sdedit, substitution, or a folder with unsafe/ and safe/
-    n: int = 64  # pairs per concept; as many look-alikes and as many harmless images of its file are kept
-    everyday: int = 192  # and so many images of everyday things, in other words than the file's templates
-    edit_strength: float = 0.75
-    tries: int = 20
-    draw_steps: int = 25
-    guidance: float = 0.0
-    judge: str = ""  # "" the concept's own, "none" no gate
-    also: str = ""  # further concepts, comma-separated
-    weight_decay: float = 1e-2
-    clip: float = 1.0
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    by_rows: bool = False  # the activations of one row in memory instead of 3 batch, the same gradients
-    checkpoint_every: int = 100
-    validate_every: int = 0
-    validate_images: int = 16
-    tensorboard: bool = False
-    keep_pairs: bool = True  # False deletes the pairs' latents when the fit is done
+    beta: Annotated[Positive | None, Doc("How far the weights may go from the old ones; None is the preset's.")] = None
+    base_lr: Annotated[Rate | None, Doc("Learning rate at beta 100; None is the preset's.")] = None
+    base_lambda: Annotated[Weight | None, Doc("Weight of preserving outputs at beta 100; None is the preset's.")] = None
+    neighbor: Annotated[
+        Weight | None, Doc("Weight at beta 100 of keeping other images; None is the preset's, 0 keeps none.")
+    ] = None
+    steps: Annotated[Count | None, Doc("Steps of training; None is the preset's.")] = None
+    text: Annotated[
+        str | None,
+        Among(*TEXTS),
+        Doc("What the rows are told: nothing, each its own text (pair), unsafe for both, half unsafe (mixed)."),
+    ] = None
+    batch: Annotated[Count, Doc("Pairs of a step.")] = 4
+    rank: Annotated[Rank, Doc("Of the LoRA.")] = 32
+    timesteps: Annotated[str, Among(*TIMESTEPS), Doc("One time for both images of a pair, or a time for each.")] = (
+        "shared"
+    )
+    pairs: Annotated[Words, Doc("How pairs are made: sdedit, substitution, or a folder with unsafe/ and safe/.")] = (
+        "sdedit"
+    )
+    n: Annotated[
+        Count, Doc("Pairs for each concept; as many look-alikes and as many harmless images of its file are kept.")
+    ] = 64
+    everyday: Annotated[Whole, Doc("Images of everyday things that are kept besides.")] = 192
+    edit_strength: Annotated[
+        Edit, Doc("Of SDEdit: the share of the noise from which the safe image is drawn again.")
+    ] = 0.75
+    tries: Annotated[Count, Doc("Seeds that are tried for a pair, at most.")] = 20
+    draw_steps: Annotated[Steps, Doc("Denoising steps of the images.")] = 25
+    guidance: Annotated[Guidance, Doc("Guidance of the images; 0 is what the concept's models are drawn with.")] = 0.0
+    judge: Annotated[
+        JudgedOrNone, Doc("Who judges both sides of a pair; empty is the concept's own, none asks nobody.")
+    ] = ""
+    also: Annotated[FreeText, Doc("Further concepts, comma-separated.")] = ""
+    weight_decay: Annotated[Decay, Doc("Of AdamW.")] = 1e-2
+    clip: Annotated[Clip, Doc("Largest norm of the gradient.")] = 1.0
+    mixed_precision: Annotated[str, Among(*PRECISIONS), Doc("Of the passes with gradients.")] = "no"
+    gradient_checkpointing: Annotated[bool, Doc("Less memory, more time.")] = False
+    by_rows: Annotated[bool, Doc("The activations of one row in memory instead of 3 batch, the same gradients.")] = (
+        False
+    )
+    checkpoint_every: Annotated[Count, Doc("Steps from checkpoint to checkpoint.")] = 100
+    validate_every: Annotated[Whole, Doc("Steps from validation to validation; 0: none.")] = 0
+    validate_images: Annotated[Images, Doc("Images of a validation.")] = 16
+    tensorboard: Annotated[bool, Doc("Whether training is logged for TensorBoard.")] = False
+    keep_pairs: Annotated[bool, Doc("Whether the pairs' latents stay when the fit is done.")] = True
+
+    def __post_init__(self) -> None:
+        if self.by_rows and self.mixed_precision == "fp16":
+            raise UserError(
+                "mixed_precision of no or bf16 with by_rows", "fp16", "its small gradients would be lost: bf16"
+            )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -120,7 +149,6 @@ class Duo(WeightEdit):
         made = cls(**arguments).fitted_for(backbone)
         scaled = Scaled.by(training.beta, training.base_lr, training.base_lambda)
         plan = plan_of(training, scaled.lr)  # a wrong setting fails before anything is drawn
-        times(backbone, 1, training.timesteps, torch.Generator())
         _known(training)
         identity = identity_of(cls.name, fit, training, backbone)
         concepts = concepts_of(fit.concept, training.also)
@@ -269,9 +297,5 @@ def _tidy(fit: Fit, training: Any) -> None:
 
 
 def _known(training: Any) -> None:
-    if training.text not in TEXTS:
-        raise UserError(f"text among {', '.join(TEXTS)}", repr(training.text), "set one of these")
-    if training.by_rows and training.mixed_precision == "fp16":
-        raise UserError("mixed_precision of no or bf16 with by_rows", "fp16", "its small gradients would be lost: bf16")
     if training.text != "empty" and training.pairs not in MADE:
         raise UserError('text="empty" for a folder of pairs', repr(training.text), "a folder says no texts")

@@ -31,11 +31,13 @@ from .splice import (
     vocabulary,
     word_rows,
 )
-from .train import STARTS, TEMPLATES, Inversion, invert, latents_of
+from .train import STARTS, TEMPLATES, TIMES, Guided, Inversion, invert, latents_of
 
 __all__ = [
     "STARTS",
     "TEMPLATES",
+    "TIMES",
+    "Guided",
     "Inversion",
     "Rows",
     "Text",

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from ...backbones import Backbone, Encoding, adapter
-from ...errors import UnknownName, Unsupported, UserError
+from ...errors import Unsupported, UserError
 from ...files import load_tensors, reading, save_tensors
 from ...guards import Defense, Guarded
 from ...guards.generation import first
+from ...settings import Among, Checked, Count, Decay, Guidance, Rate, Share, Steps, Told, Words
 from ..studio import Predictor, Studio
 from .splice import Rows, Text, encode_ids, spell, thing_rows, word_rows
 
@@ -34,37 +36,37 @@ TIMES = ("uniform", "late")
 STARTS = ("hypernym", "words")  # one embedding for a concept, from its hypernym; or one for each thing, from its name
 
 
+def _guided(w: float) -> float:
+    if 0 < w <= 1:
+        raise ValueError("no guidance")
+    return w
+
+
+Guided = Annotated[Guidance, AfterValidator(_guided), Told("0 or a number above 1 up to 100")]
+
+
 @dataclass(frozen=True)
-class Inversion:
+class Inversion(Checked):
     """How an embedding is trained; the defaults are those of INE's paper (3,000 steps of one image, Adam).
 
     ``times``: t is drawn evenly, or ``late``: the later of two such draws, where little but the text says what is to
     be drawn. ``decay``: the rate falls to 0 in a line.
     """
 
-    init: str = "mean"  # a text, whose mean embedding it starts from, or "mean" of the vocabulary
-    vectors: int = 1  # rows per text encoder
-    steps: int = 3000
-    lr: float = 5e-3
+    init: Words = "mean"  # a text, whose mean embedding it starts from, or "mean" of the vocabulary
+    vectors: Count = 1  # rows per text encoder
+    steps: Count = 3000
+    lr: Rate = 5e-3
     decay: bool = False
-    weight_decay: float = 0.0  # AdamW's, of the embedding itself
-    batch: int = 1
-    times: str = "uniform"
-    bare: float = 1.0  # share of examples with the embedding alone, as a negative is used; the rest in templates
-    flip: float = 0.5  # share of mirrored images
-    guided: float = 0.0  # 0: plain loss; above 1: guidance weight of the loss through the host's guards
-    unroll: int = 1  # guided: sampler steps that end in the one that is learned from; SLD's momentum needs several
-    window: int = 90  # guided: how far apart they lie, in t of 1,000
-    save_every: int = 100
-
-    def __post_init__(self) -> None:
-        for name in ("vectors", "steps", "batch", "unroll", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} of 1 or more", str(getattr(self, name)), f"set {name}=1 or more")
-        if self.times not in TIMES:
-            raise UnknownName("times", self.times, TIMES)
-        if self.guided and self.guided <= 1:
-            raise UserError("guided = 0 or above 1", str(self.guided), "use the guidance scale that is attacked")
+    weight_decay: Decay = 0.0  # AdamW's, of the embedding itself
+    batch: Count = 1
+    times: Annotated[str, Among(*TIMES)] = "uniform"
+    bare: Share = 1.0  # share of examples with the embedding alone, as a negative is used; the rest in templates
+    flip: Share = 0.5  # share of mirrored images
+    guided: Guided = 0.0  # 0: plain loss; above 1: guidance weight of the loss through the host's guards
+    unroll: Count = 1  # guided: sampler steps that end in the one that is learned from; SLD's momentum needs several
+    window: Steps = 90  # guided: how far apart they lie, in t of 1,000
+    save_every: Count = 100
 
 
 def invert(
@@ -200,10 +202,7 @@ class _Job:
         top = int(self._times(1, generator))
         spread = min(self.how.window * self.last // 1000, self.last - 1)
         steps = [max(top - round(spread * i / max(self.how.unroll - 1, 1)), 0) for i in range(self.how.unroll)]
-        argument: dict[str, Any] = {self.backbone.guidance_argument: w, "num_inference_steps": len(steps)}
-        if self.backbone.family == "flux":
-            argument["negative_prompt"] = [""] * n
-        with self.guarded.generation([""] * n, **argument):
+        with self.guarded.generation([""] * n, num_inference_steps=len(steps), **self.backbone.guided(w, n)):
             for i, step in enumerate(steps):
                 t = torch.full((n,), step + self.lowest)
                 latents, truth = self.backbone.noised(x0, noise, t)

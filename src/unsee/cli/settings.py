@@ -1,0 +1,41 @@
+"""``--help-settings``: what a method, an attack, a judge or a suite can be told, as it is declared and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UnknownName
+from ..registry import ATTACKS, DEFENSES, JUDGES, resolve
+from ..settings import declared, keys, table
+
+
+def rows(what: str, name: str) -> list[dict[str, Any]]:
+    """The settings of a ``defense``, an ``attack`` or a ``judge`` by its name, or the keys of a ``suite``."""
+    if what == "suite":
+        from ..bench.plan import PromptSet, Suite
+
+        inner = [row | {"name": f"prompts.{row['name']}"} for row in table(keys(PromptSet))]
+        return [*table(keys(Suite)), *inner]
+    if what == "defense":
+        if name not in DEFENSES:
+            raise UnknownName("defense method", name, DEFENSES)
+        kind = resolve("defense method", DEFENSES, name)
+        filled = {"required": False, "default": "the concept's"}  # by fitting
+        return [row | (filled if row["required"] else {}) for row in table(kind.takes(), kind.presets)]
+    known: dict[str, str] = {"attack": ATTACKS, "judge": JUDGES}[what]
+    return table(declared(resolve(what, known, name.partition(":")[0])))
+
+
+def usual(row: Mapping[str, Any]) -> str:
+    """The default, as a terminal shows it."""
+    if row["required"]:
+        return "must be given"
+    if "presets" in row:
+        return ", ".join(f"{preset} {value}" for preset, value in row["presets"].items())
+    default = row["default"]
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, list):
+        return ", ".join(map(str, default)) or "none"
+    return "none" if default in (None, "", {}) else str(default)
