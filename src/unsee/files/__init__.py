@@ -34,9 +34,9 @@ from .writing import contents, digest, save_tensors, sha256, whole
 
 __all__ = [
     "Database", "Locked", "Name", "PICTURE", "Row", "SETTINGS", "TABLE", "WEIGHTS", "columns", "contents",
-    "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_empty", "is_file", "load_tensors",
-    "metadata_json", "name_ok", "named", "open_image", "open_sqlite", "parse_json", "parse_toml", "plain",
-    "read_bytes", "read_csv", "read_json", "read_jsonl", "read_parquet", "read_text", "read_toml", "read_torch",
-    "reading", "reason", "regular", "save_tensors", "sha256", "target", "tensor_shapes", "typed", "whole",
-    "write_parquet",
+    "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_empty", "is_file",
+    "load_tensors", "metadata_json", "name_ok", "named", "open_image", "open_sqlite", "parse_json", "parse_toml",
+    "plain", "read_bytes", "read_csv", "read_json", "read_jsonl", "read_parquet", "read_text", "read_toml",
+    "read_torch", "reading", "reason", "regular", "save_tensors", "sha256", "target", "tensor_shapes", "typed",
+    "whole", "write_parquet",
 ]  # fmt: skip
