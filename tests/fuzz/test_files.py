@@ -95,7 +95,7 @@ def test_readers(base: Path, data: Any) -> None:
     told("readers", lambda: reader(path))
 
 
-@fuzz(100)
+@fuzz(60)
 def test_concepts(base: Path, data: Any) -> None:
     home = base / "concepts"
     home.mkdir(exist_ok=True)
@@ -129,7 +129,7 @@ SUITE = TINY | {
 }
 
 
-@fuzz(110)
+@fuzz(90)
 def test_suites(base: Path, data: Any) -> None:
     path = base / "s.toml"
     path.write_bytes(data.draw(toml_bytes(SUITE)))
@@ -310,7 +310,7 @@ def found_prompts(folder: Path) -> Path:
     return attacks.save(made, folder / "found" / "prompts.json", sees="text", most=asdict(attacks.Spent(9, 9, 9, 9)))
 
 
-@fuzz(60)
+@fuzz(70)
 def test_attacks(base: Path, data: Any) -> None:
     path = found_prompts(base)
     said = json.loads(path.read_text())
@@ -425,6 +425,8 @@ def test_notes(base: Path, data: Any) -> None:
     found = told("notes", lambda: Notes(path, "me"))
     if found is not REFUSED:
         said = json.loads(path.read_text("utf-8-sig"))
+        for line in (said.get("plan") or {}).get("lines", []):
+            line.setdefault("left_out", "")  # the only key that may be left out
         assert {key: json.loads(json.dumps(found[key])) for key in said} == said
 
 

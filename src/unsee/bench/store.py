@@ -274,7 +274,7 @@ class Store:
         """Name → spec, judge_version, versions, machine, and how many images are planned."""
         planned = dict(self._db.execute("SELECT suite, count(*) FROM cells GROUP BY suite").fetchall())
         return {
-            row["name"]: {
+            lines.text(row["name"], self._db.path, "name of a suite"): {
                 "spec": lines.checked(lines.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
                 "judge_version": lines.text(row["judge_version"], self._db.path, "judge_version"),
                 "versions": lines.value(dict[str, str], row["versions"], self._db.path, "versions"),
@@ -405,7 +405,8 @@ class Store:
 
     def path(self, digest: str) -> Path:
         """Where the image with this sha256 lies, and nowhere else."""
-        return self.folder / "images" / digest[:2] / f"{lines.digest(digest, self._db.path)}.png"
+        name = lines.digest(digest, self._db.path)
+        return self.folder / "images" / name[:2] / f"{name}.png"
 
     def export(self, path: str | Path) -> Path:
         """All records as Parquet: one line each, nested values as JSON text."""

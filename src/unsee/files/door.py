@@ -94,7 +94,7 @@ def is_file(path: Place) -> bool:
 
 
 def is_empty(folder: Place) -> bool:
-    """Whether nothing is there, or a folder with nothing in it. Raises :class:`BadFile` for a closed one."""
+    """Whether nothing is there, or an empty folder. Raises :class:`BadFile` for one that may not be seen."""
     if not os.path.lexists(folder):
         return True
     with reading("a folder that can be read", folder, "choose another"):
