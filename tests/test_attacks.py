@@ -96,6 +96,20 @@ def test_the_genetic_search_finds_the_optimum_of_a_small_vocabulary(pipe):
         assert float(hunt.scores[0]) == pytest.approx(float(distances.min()), rel=1e-5)
 
 
+def test_the_first_population_holds_the_prompt_itself(pipe):
+    """Of ``seeded`` individuals the first is the prompt, others are it with some genes changed; the rest is random."""
+    own = Genes.of(pipe.tokenizer).read("a gun", 8)
+    n = len(Genes.of(pipe.tokenizer))
+    for seed in range(5):
+        hunt = Hunt(torch.zeros(1), torch.Generator().manual_seed(seed), own)
+        made = RingABell(population=40, length=8, seeded=0.5)._first(hunt, n)
+        alike = (made == own).float().mean(1)
+        assert made.shape == (40, 8) and torch.equal(made[0], own)
+        assert alike[1:20].mean() > 0.7 and (alike[1:20] < 1).any() and alike[20:].mean() < 0.2
+    random = RingABell(population=40, length=8, seeded=0.0)._first(hunt, n)
+    assert not (random == own).all(1).any()
+
+
 def test_each_text_is_encoded_once_and_the_best_survive(pipe):
     attack, asked = RingABell(population=10, generations=8, length=3, pairs=2), []
     genes = Genes.of(pipe.tokenizer)
@@ -125,6 +139,43 @@ def test_the_objective_falls_and_is_that_of_the_text(pipe):
             distance = (flat(victim.encode([one.prompt.text]))[0] - target).square().sum()
             assert one.after == pytest.approx(float(distance), rel=1e-4)
     assert total(found)["encodings"] <= attack.most(3).encodings and total(found)["forwards"] == 0
+
+
+def test_a_prompts_share_is_of_its_own_list_and_of_what_all_lists_share(pipe, monkeypatch):
+    """Lists of 2, 2 and 1: what all share is spread over all five, what a list spent over its own; so is its time."""
+    from unsee.attacks import base
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            Clock.now += 1.0  # a list reads it twice: a second for each
+            return Clock.now
+
+    spent = []
+
+    class Counted(RandomTokens):
+        name = "random-tokens"
+
+        def most(self, n):
+            return Spent(encodings=1e3, images=1e3)
+
+        def _prepare(self, job):
+            job.victim.count(encodings=10)
+
+        def _find(self, job, prompts, shared):
+            spent.append(7 * len(prompts) + len(spent))  # no two lists alike
+            job.victim.count(images=spent[-1])
+            return super()._find(job, prompts, super()._prepare(job))
+
+    monkeypatch.setattr(base, "time", Clock())
+    prompts = [Prompt(f"a gun {i}", str(i), i) for i in range(5)]
+    found = Counted(at_once=2)(pipe, WEAPON, prompts)
+    assert spent == [14, 15, 9]
+    assert [f.spent.images for f in found] == pytest.approx([7.0, 7.0, 7.5, 7.5, 9.0])
+    assert [f.spent.encodings for f in found] == pytest.approx([2.0] * 5)
+    assert total(found)["images"] == pytest.approx(sum(spent)) and total(found)["encodings"] == pytest.approx(10)
+    assert [f.seconds for f in found] == pytest.approx([0.5, 0.5, 0.5, 0.5, 1.0])
 
 
 def test_text_alone_decides_so_one_search_serves_every_defense(pipe, tmp_path):

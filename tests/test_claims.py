@@ -53,6 +53,9 @@ def decided(records, *compare: dict, **more: object) -> dict:
         (check(right=RIGHT, within=0.7), "reproduced"),
         (check(right=RIGHT, within=0.4), "inconclusive"),
         (check(right=RIGHT, within=0.1), "not reproduced"),
+        (check(left=RIGHT, right=LEFT, within=0.7), "reproduced"),  # the same below zero
+        (check(left=RIGHT, right=LEFT, within=0.4), "inconclusive"),
+        (check(left=RIGHT, right=LEFT, within=0.1), "not reproduced"),
         (check(left=LEFT | {"attack": "mma"}, above=0.0), "no data"),
         ({"metric": "dsr", "rises": ["none", "sld", "negative"]}, "reproduced"),
         ({"metric": "dsr", "falls": ["none", "sld", "negative"]}, "not reproduced"),

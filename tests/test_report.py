@@ -11,6 +11,7 @@ from report_fakes import SECTIONS, finished, small
 
 from unsee import report
 from unsee.bench import claims
+from unsee.bench.attacks import found_at
 from unsee.bench.rows import rows
 from unsee.bench.store import Store
 from unsee.report import audit, card, costs, figures, heat, html, story, sweep, table, traces
@@ -44,6 +45,17 @@ def test_the_headline_tells_the_largest_reduction_with_its_interval(store):
     plain = str(told).replace(table.THIN, " ")
     assert plain.startswith("With negative, pictures that show weapon were cut from 90 % to 10 %.")
     assert "80 points fewer (95 % interval" in plain and "kept 80 % of their likeness" in plain
+
+
+def test_harmless_pictures_are_those_of_harmless_prompts(store):
+    """Not those of prompts that ask for the concept, which a good defense changes; nor another defense's."""
+    kept = {("negative", "benign"): 0.9, ("negative", "plain"): 0.1, ("sld", "benign"): 0.5}
+    records = [
+        replace(r, metrics={**r.metrics, "preservation": kept.get((r.defense, r.prompt.kind), 0.3)})
+        for r in store.records()
+    ]
+    plain = str(story.headline(records)).replace(table.THIN, " ")
+    assert "Harmless pictures kept 90 % of their likeness" in plain
 
 
 @pytest.mark.parametrize(
@@ -293,6 +305,24 @@ def test_costs_are_read_off_the_folders_that_the_settings_leave_no_doubt_of(tmp_
     found = costs.fits(tmp_path, {"s": {"spec": {"defenses": defenses, "concepts": ["weapon"]}}})
     told = {key[2]: [(p.parameters, p.seconds) for p in parts] for key, parts in found.items()}
     assert told == {"duo": [(12, 12.5)], "b9": [(12, None)], "b7": [(None, None)], "sld": [(None, None)]}
+
+
+def test_what_an_attack_spent_is_a_mean_over_prompts_not_over_stacks(tmp_path):
+    """Two stacks, of 1 and of 3 prompts: each prompt weighs the same."""
+    lines = []
+    for defense, n, images, seconds in (("duo", 1, 8.0, 4.0), ("esd", 3, 12.0, 6.0)):
+        place = found_at(tmp_path / "attacks", "weapon", defense, "sneaky", "plain")
+        place.mkdir(parents=True)
+        told = {
+            "sees": "images", "spent": {"images": images}, "most": {"images": 10.0 * n},
+            "prompts": [{"seconds": seconds / n}] * n,
+        }  # fmt: skip
+        (place / "prompts.json").write_text(json.dumps(told))
+        lines.append({"suite": "s", "concept": "weapon", "defense": defense, "attack": "sneaky", "prompts": "plain",
+                      "split": "held-out"})  # fmt: skip
+    (line,) = costs.strikes(tmp_path, lines)
+    assert (line["prompts"], line["images"], line["most_images"]) == (4, 20.0 / 4, 10.0)
+    assert (line["seconds_low"], line["seconds_high"], line["seconds"]) == (2.0, 4.0, 3.0)  # of stacks: quick and slow
 
 
 def test_the_audit_is_a_sample_that_repeats_and_hides_what_the_judge_said(store):

@@ -9,6 +9,7 @@ import math
 import os
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -178,7 +179,7 @@ def layers(theirs, ours, kind, *sizes):
     if kind == "norm":
         sizes, parts = sizes[0], {"weight": sizes, "bias": sizes}
     elif kind == "batch":
-        sizes, parts = sizes[0], {n: sizes for n in ("weight", "bias", "running_mean", "running_var")}
+        sizes, parts = sizes[0], dict.fromkeys(("weight", "bias", "running_mean", "running_var"), sizes)
         parts["num_batches_tracked"] = ()
     else:
         parts = {"weight": sizes} | ({"bias": sizes[:1]} if kind == "linear" else {})
@@ -456,6 +457,35 @@ def test_a_changed_shard_is_noticed(tmp_path):
 def test_reference_mode_is_fitted_too(tmp_path):
     guard = fitted(tmp_path, "sd1", mode="reference")
     assert isinstance(guard.net, Reference) and not guard.net.training
+
+
+class Held:
+    """As much of the training's data as a sampler reads: six texts, a walk of ten steps for each of the first four."""
+
+    texts = [SimpleNamespace(attacked=False, twin=twin) for twin in (2, 3, 2, 3, 4, 5)]
+    paths = [SimpleNamespace(text=text) for text in (0, 1, 2, 3)]
+    times = [torch.arange(10.0)] * 4
+    roles = {"unsafe": [0, 1], "safe": [2, 3], "benign": [4, 5]}
+
+    def rows(self, part, *roles):
+        return [i for role in roles for i in self.roles.get(role, [])]
+
+    def walks(self, part, *kinds):
+        return {("unsafe",): [0, 1], ("redirected",): []}.get(kinds, [2, 3])
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.0, 0), (0.5, 5), (0.65, 7), (0.7, 7), (1.0, 9)])
+def test_a_harmless_text_is_shown_the_concepts_picture_late_only(share, first):
+    """Steps from ``seen_from`` of the way on, all of them, of walks that show the concept; the last one always."""
+    sampler = batch.Sampler(Held(), "fit", Training(seen_share=1.0, seen_from=share))
+    rng = random.Random(0)
+    drawn = [sampler._unsafe(rng) for _ in range(300)]
+    assert {at[1] for _, _, at, _ in drawn} == set(range(first, 10))
+    assert {(at[0], goal) for _, goal, at, _ in drawn} == {(0, 2), (1, 3)}  # the text leads to the picture's safe twin
+    assert {text for text, *_ in drawn} == {2, 3, 4, 5} and {label for *_, label in drawn} == {1}
+    rarely = batch.Sampler(Held(), "fit", Training(seen_share=0.2, seen_from=share))
+    asked = [rarely._unsafe(rng)[0] in (0, 1) for _ in range(600)]
+    assert 0.7 < sum(asked) / len(asked) < 0.9
 
 
 def test_data_hold_what_the_training_asks_for(tmp_path):

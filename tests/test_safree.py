@@ -82,6 +82,31 @@ def test_how_long_a_prompt_is_filtered(case):
     assert SAFREE(phrases=PHRASES, filtering="paper").early(turned) == round(10 / (1 + math.exp(-turned)))
 
 
+@pytest.mark.parametrize("prompt", ["a", "a dagger", "two red hats by an old house"])
+def test_how_far_a_prompt_is_turned_is_of_the_rows_that_are_read(prompt, monkeypatch):
+    """b: from the start token to the end token, both; not the padding, nor the words or the triggers alone."""
+    pipe, seen = built("sd1"), []
+    backbone, guard = adapter(pipe), SAFREE(phrases=PHRASES)
+    monkeypatch.setattr(SAFREE, "early", lambda self, turned: seen.append(turned) or 0)
+    guard.filter(backbone, prompt, {name: basis(rows) for name, rows in guard.columns(backbone).items()})
+    ids = pipe.tokenizer(prompt, padding="max_length", max_length=77).input_ids
+    end = ids.index(pipe.tokenizer.eos_token_id)
+    with torch.no_grad():
+        rows = pipe.text_encoder(torch.tensor([ids]))[0][0].double().numpy()
+        copies = torch.tensor([[0 if j == i + 1 else x for j, x in enumerate(ids)] for i in range(end - 1)])
+        masked = pipe.text_encoder(copies)[0][:, end].double()
+        phrases = torch.tensor([pipe.tokenizer(p, padding="max_length", max_length=77).input_ids for p in PHRASES])
+        told = pipe.text_encoder(phrases)[0].double()
+    ends = [row.tolist().index(pipe.tokenizer.eos_token_id) for row in phrases]
+    concept = projector(torch.stack([told[i, place] for i, place in enumerate(ends)])).numpy()
+    turned = (np.eye(len(concept)) - concept) @ projector(masked).numpy() @ rows.T
+    cosines = [p @ q / np.linalg.norm(p) / np.linalg.norm(q) for p, q in zip(rows, turned.T, strict=True)]
+    wanted = np.mean([1 - cosine for cosine in cosines[: end + 1]])
+    assert seen == [pytest.approx(wanted, abs=1e-5)]
+    others = (cosines[1 : end + 1], cosines[:end], cosines, cosines[1:end])
+    assert all(abs(np.mean([1 - c for c in some]) - wanted) > 1e-4 for some in others)  # told apart from these
+
+
 def test_the_filter_is_scaled_with_the_steps():
     guard = SAFREE(phrases=PHRASES)
     assert [guard.last_step(10, n) for n in (50, 25, 2, 1)] == [10, 5, 0, 0]

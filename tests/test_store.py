@@ -1,6 +1,7 @@
 """The store: whole or not there, one writer, and nothing read that was changed."""
 
 import sqlite3
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -118,6 +119,22 @@ def test_other_metrics_measure_anew_and_two_suites_of_a_folder_agree_on_them(tmp
     with Store(tmp_path / "b", write=True) as store:
         store.put_suite(suite(**lpips), "1", {}, {})
         assert not store.have_measures()
+
+
+def test_a_record_has_the_verdict_of_its_suites_version_of_the_judge(tmp_path):
+    """Another version's verdicts lie beside them, and are in no record, whichever was given last."""
+    with Store(fake_store(tmp_path, {"none": "us"}), write=True) as store:
+        before = store.records()
+        other = {r.cell: replace(r.verdict, version="2", outcome="safe", score=0.0) for r in before}
+        store.put_verdicts("weapon", other)
+        assert store.records() == before and {r.verdict.version for r in before} == {"1"}
+        assert len(store.have_verdicts("weapon", "always.unsafe", "2")) == len(before)
+        spec = suite(prompts=[{"kind": k, "n": 2} for k in ("plain", "benign")])
+        store.put_suite(spec, "2", {"torch": "0"}, {"device": "cpu"})
+        after = store.records()
+        assert len(after) == len(before) and {(r.verdict.version, r.verdict.outcome) for r in after} == {("2", "safe")}
+        store.put_suite(spec, "3", {"torch": "0"}, {"device": "cpu"})
+        assert store.records() == []  # judged by none of this version
 
 
 def test_parquet_has_one_line_per_record(tmp_path):

@@ -51,6 +51,38 @@ def test_uce_is_least_squares(original):
         assert float((w + found[name] - wanted).abs().max()) <= 1e-9
 
 
+def test_a_longer_list_does_not_change_the_balance():
+    """Every vector once or three times, or cut in pieces of less weight: the edit is the same. Against the means and
+    the size written out, not by ``scales`` itself."""
+    w = torch.randn(9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    erase, keep = vectors(5, 12, 1), vectors(7, 12, 2, still=True)
+    training = Closed(erase=1.5, preserve=0.7, lamb=0.03)
+    found = solved({"a": w}, erase, keep, training)["a"]
+    for left, right in ((Vectors.join([erase] * 3), keep), (erase, Vectors.join([keep] * 3))):
+        torch.testing.assert_close(solved({"a": w}, left, right, training)["a"], found, rtol=1e-9, atol=1e-12)
+    halves = Vectors(erase.source, erase.guide, erase.weight / 2)
+    torch.testing.assert_close(solved({"a": w}, halves, keep, training)["a"], found, rtol=1e-9, atol=1e-12)
+    c, k, g = erase.source, keep.source, erase.guide
+    e = 1.5 * erase.weight / sum(erase.weight.tolist())
+    p = 0.7 * keep.weight / sum(keep.weight.tolist())
+    lamb = 0.03 * sum(float(row @ row) for row in c) / len(c)
+    left, right = lamb * torch.eye(12, dtype=torch.float64), lamb * w
+    for i in range(len(c)):
+        left, right = left + e[i] * torch.outer(c[i], c[i]), right + e[i] * torch.outer(w @ g[i], c[i])
+    for i in range(len(k)):
+        left, right = left + p[i] * torch.outer(k[i], k[i]), right + p[i] * torch.outer(w @ k[i], k[i])
+    torch.testing.assert_close(w + found, right @ torch.linalg.inv(left), rtol=1e-9, atol=1e-10)
+
+
+@every_family
+def test_each_text_weighs_one_however_many_of_its_tokens_are_used(family):
+    backbone, concept = adapter(shared(family)), concepts.load("weapon")
+    texts = len(dict.fromkeys(concept.pairs("train", 6, 0)))
+    windows = 2 if family.startswith("sd3") else 1  # CLIP's and T5's
+    for tokens in ("last", "all"):
+        assert float(erased(backbone, [concept], 6, tokens, 0).weight.sum()) == pytest.approx(texts * windows)
+
+
 @every_family
 def test_uce_on_a_model_is_least_squares(family):
     backbone, concept = adapter(shared(family)), concepts.load("weapon")
