@@ -58,7 +58,7 @@ class Inversion(Checked):
     steps: Count = 3000
     lr: Rate = 5e-3
     decay: bool = False
-    weight_decay: Decay = 0.0  # AdamW's, of the embedding itself
+    weight_decay: Decay = 0.0  # AdamW's, of the embedding itself; 0: Adam
     batch: Count = 1
     times: Annotated[str, Among(*TIMES)] = "uniform"
     bare: Share = 1.0  # share of examples with the embedding alone, as a negative is used; the rest in templates
@@ -163,10 +163,11 @@ class _Job:
         found.update(self.x0.contiguous().cpu().numpy().tobytes())
         return found.hexdigest()[:16]
 
-    def begin(self, file: Path | None) -> tuple[list[Tensor], torch.optim.AdamW, int]:
+    def begin(self, file: Path | None) -> tuple[list[Tensor], torch.optim.Adam, int]:
         device = self.predict.latents.device
         rows = [row.to(device).requires_grad_() for row in self.fresh]
-        optimizer = torch.optim.AdamW(rows, lr=self.how.lr, weight_decay=self.how.weight_decay)  # 0: Adam
+        lr, decay = self.how.lr, self.how.weight_decay
+        optimizer = torch.optim.AdamW(rows, lr=lr, weight_decay=decay) if decay else torch.optim.Adam(rows, lr=lr)
         return rows, optimizer, _read(file, rows, optimizer, self.losses) if file else 0
 
     def loss(self, rows: Sequence[Tensor], step: int) -> Tensor:
@@ -272,14 +273,14 @@ def _seed(seed: int, step: int) -> int:
     return int(hashlib.sha256(f"inversion:{seed}:{step}".encode()).hexdigest()[:15], 16)
 
 
-def _write(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.AdamW, step: int, losses: Tensor) -> None:
+def _write(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, step: int, losses: Tensor) -> None:
     state = {"step": torch.tensor(step), "losses": losses}
     for i, row in enumerate(rows):
         state |= {f"row.{i}": row, **{f"adam.{i}.{name}": value for name, value in optimizer.state[row].items()}}
     save_tensors(file, state)
 
 
-def _read(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.AdamW, losses: Tensor) -> int:
+def _read(file: Path, rows: Sequence[Tensor], optimizer: torch.optim.Adam, losses: Tensor) -> int:
     do = "remove it and start again"
     state, _ = load_tensors(file, "a checkpoint", do)
     with reading("a checkpoint of this inversion", file, do):
