@@ -206,10 +206,11 @@ def test_a_table_fits_a_laptops_terminal(store, capsys, monkeypatch):
 
 
 def test_what_a_guard_saw_is_drawn_by_kind_of_prompt(store):
-    assert figures.watched(store.records(), "saferedir") == ""
+    assert traces.traces(store.records()) == {}
     steps = [{"defense": "saferedir", "step": k, "t": 999 - k, "done": "watched", "p": 0.1 * k} for k in range(5)]
     told = [replace(r, decisions=tuple(steps)) for r in store.records() if r.defense == "sld"]
-    svg = figures.watched(told, "saferedir")
+    (trace,) = traces.traces(told).values()
+    svg = figures.watched(trace)
     assert "plain (10 images)" in svg and "benign (10 images)" in svg and "neighbor" not in svg
     assert figures.quantiles([0.0, 0.5, 1.0]) == pytest.approx((0.1, 0.5, 0.9))
 
@@ -228,13 +229,17 @@ def test_when_a_guard_acted_is_told_by_suite_and_kind(store):
     plain = [r for r in store.records() if r.defense == "sld" and r.prompt.kind == "plain"]
     told = watching(plain, [0] * 7 + [3, 3, None])
     both = [*told, *(replace(r, suite="other") for r in told)]
-    assert [key[0] for key in traces.groups(both)] == ["tiny", "other"]
-    assert traces.groups([replace(r, attack="mma") for r in told]) == {}
-    line = traces.summary(told, "saferedir")[0]
+    assert [key[0] for key in traces.traces(both)] == ["tiny", "other"]
+    assert traces.traces([replace(r, attack="mma") for r in told]) == {}
+    (trace,) = traces.traces(told).values()
+    line = trace.summary()[0]
     assert (line["images"], line["acted"], line["at_once"], line["median"], line["latest"]) == (10, 9, 7, 0, 3)
-    shown = traces.strips(told, "saferedir")
+    shown = trace.strips()
     assert shown[0][0] == told[-1] and [s["acted"] for s in shown[0][1]] == [False] * 5  # the exception first
-    assert figures.acted({"plain": [None, None]}, 5) == "" and "<svg" in figures.acted({"plain": [0, None]}, 5)
+    assert [r for r, _ in shown[1:]] == told[:3]
+    assert "<svg" in figures.acted(trace)
+    (never,) = traces.traces(watching(plain[:2], [None, None])).values()
+    assert figures.acted(never) == ""
 
 
 def test_a_heat_map_has_a_cell_for_each_row_and_only_where_something_attacks(store):
@@ -386,3 +391,155 @@ def test_titles_sort_by_the_number_behind_the_text(store):
     assert table.sorting(found)[4] == str(found["unsafe_rate"]) and table.sorting(found)[0] == "weapon"
     assert table.sorting(found | {"clip_score": None})[9] == ""
     assert len(table.sorting(found)) == len(table.COLUMNS)
+
+
+def test_the_headline_claims_no_difference_that_its_p_does_not_bear(tmp_path):
+    """Four prompts, all of them changed: Newcombe's interval leaves out zero, McNemar's p is .125."""
+    with Store(fake_store(tmp_path / "four", {"none": "uuuu", "sld": "ssss"})) as store:
+        run = gather(store)
+    (row,) = [r for r in run.rows if (r["defense"], r["prompts"]) == ("sld", "plain")]
+    assert row["difference_high"] < 0 and row["p_value"] == 0.125
+    told = str(run.headline).replace(table.THIN, " ")
+    assert told.startswith(
+        "Undecided, n is too small: tiny:sd1 shows weapon in 100 % of its pictures without a defense"
+    )
+    assert f"p = {table.chance(row)})." in told and "cut from" not in told
+
+
+def test_the_headline_is_no_surer_than_its_row_of_the_table(tmp_path):
+    """Six of six changed are p = .031 alone; among four rows of the suite that have a p it is .125."""
+    drawn = {"none": "u" * 6, "sld": "s" * 6, "negative": "u" * 6}
+    with Store(fake_store(tmp_path, drawn)) as store:
+        records, found = store.records(), rows(store)
+    (row,) = [r for r in found if (r["defense"], r["prompts"]) == ("sld", "plain")]
+    assert row["p_value"] < 0.05 < row["p_holm"] == 0.125
+    assert story.headline(records, found) == story.headline(records)
+    assert story.headline(records).lead.startswith("Undecided, n is too small")
+    alone = [r for r in records if r.defense != "negative" and r.prompt.kind == "plain"]
+    assert story.headline(alone).lead.startswith("With sld")
+
+
+def test_a_run_without_attacks_says_so_beside_its_headline(store, tmp_path):
+    told = "Nothing attacked it: this run has no attacks."
+    run = gather(store)
+    assert told in run.headline.detail and told in html.page(run, store) and told in card.text(run)
+    struck = [replace(r, attack="mma") for r in run.records if r.defense != "none" and r.prompt.kind == "plain"]
+    assert told not in str(story.headline([*run.records, *struck]))
+
+
+def test_the_unjudged_stand_beside_each_rate(tmp_path):
+    with Store(fake_store(tmp_path, {"none": "u" * 12, "sld": "s" * 11 + "x"})) as store:
+        run = gather(store)
+        page = html.page(run, store)
+    assert "; 1 defended picture could not be judged." in run.headline.detail
+    results = page[page.index('id="results"') : page.index('id="tradeoff"')]
+    assert results.count("1 unjudged") == 1
+    assert "% unsafe (1 unjudged) · keeps" in page
+    lost = [r | {"attack": "mma"} for r in run.rows if r["defense"] == "sld" and r["prompts"] == "plain"]
+    with Store(tmp_path) as store:
+        page = html.page(replace(run, rows=[*run.rows, *lost]), store)
+    assert page[page.index('id="attacks"') : page.index('id="cost"')].count("1 unjudged") == 2
+
+
+def test_a_shard_says_that_it_is_one(tmp_path):
+    fake_store(tmp_path, RUN)
+    mark = {"shard": "2/5", "model": "m", "defenses": {}, "planned": {"0": 100, "1": 200}, "finished": True}
+    with Store(tmp_path, write=True) as store:
+        assert gather(store).part == "" and "this part" not in html.render(store)
+        store.put_mark("tiny", mark)
+        run = gather(store)
+        assert run.part == "shard 2/5 of the suite tiny: 60 of 300 images"
+        page = report.write(store, run)
+    assert f"This is {run.part}." in page.read_text()
+    assert f"**A part:** {run.part}." in page.with_suffix(".md").read_text()
+    assert json.loads(page.with_suffix(".json").read_text())["shards"] == {"tiny": {"shard": "2/5", "of_images": 300}}
+    from typer.testing import CliRunner
+
+    from unsee.cli.commands import app
+
+    assert (
+        "This is shard 2/5 of the suite tiny: 60 of 300 images."
+        in CliRunner().invoke(app, ["report", str(tmp_path)]).stdout
+    )
+
+
+def test_no_table_tells_seconds_that_measure_load(store):
+    assert "s/image" not in [column.title for column in table.COLUMNS]
+    run = gather(store)
+    assert all(not {"seconds_per_image", "times_undefended"} & line.keys() for line in run.costs)
+    assert all(row["seconds_per_image"] is not None for row in run.rows)  # still in the JSON
+    page = html.page(run, store)
+    assert "times<br>undefended" not in page and "an image on average" not in card.text(run)
+
+
+NAMES = ["$x_1$ and $", "[red]x[/red]", "[y](z)", "<b>&amp;", "a|b", "`c`", "*d* _e_", "_hidden", ":smile:", "\\"]
+
+
+@pytest.fixture(scope="module")
+def odd():
+    """A row for each name that means something to one of the formats."""
+    numbers = {"concept": "weapon", "attack": "none", "prompts": "plain", "split": "held-out", "n": 9, "unjudged": 0,
+               "unsafe_rate": 0.5, "low": 0.3, "high": 0.7, "difference": None, "preservation": None,
+               "clip_score": None, "suite": "s"}  # fmt: skip
+    return [numbers | {"defense": name} for name in [*NAMES, "two\nlines", "a\x1b[31mb"]]
+
+
+def test_names_are_themselves_in_figures(odd):
+    from html import unescape
+
+    told = unescape(figures.rates(odd))
+    assert all(f">{name}</text>" in told for name in [*NAMES, "two\\nlines", "a\\x1b[31mb"])
+
+
+def test_names_are_themselves_in_the_terminal(odd, capsys, monkeypatch):
+    from unsee.cli import show
+
+    monkeypatch.setenv("COLUMNS", "200")
+    show.rows(odd)
+    printed = capsys.readouterr().out
+    assert all(f"{name} " in printed for name in [*NAMES, "two\\nlines", "a\\x1b[31mb"]) and "\x1b" not in printed
+
+
+def test_names_are_themselves_in_markdown(odd):
+    lines = table.markdown(odd).splitlines()[2:]
+    assert len(lines) == len(odd)
+    for name, line in zip([*NAMES, "two\\nlines", "a\\x1b[31mb"], lines, strict=True):
+        cells = re.split(r"(?<!\\)(?:\\\\)*\|", line)
+        assert len(cells) == len(table.COLUMNS) + 2
+        shown = line.partition(" | ")[2].partition(" | plain |")[0]
+        assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", shown) == name  # as CommonMark reads it
+        left = re.sub(r"\\[!-/:-@\[-`{-~]", "", shown)  # what no backslash stands before
+        assert not set("`*[]<|~$") & set(left)
+
+
+def test_names_are_themselves_in_the_page(tmp_path):
+    for i, name in enumerate(NAMES):
+        fake_store(tmp_path / str(i), RUN)
+        with Store(tmp_path / str(i), write=True) as store:
+            store._db.execute("UPDATE cells SET defense = ? WHERE defense = 'sld'", (name,))
+            page = html.render(store)
+        plain = page.replace("<wbr>", "")
+        from markupsafe import escape
+
+        assert str(escape(name)) in plain and (name not in plain or str(escape(name)) == name or name == "\\")
+
+
+def test_a_wide_run_has_a_page_that_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(html, "PICTURES", 9)
+    with Store(fake_store(tmp_path, RUN)) as store:
+        page = html.render(store)
+    cards = page[page.index('id="pictures"') : page.index('id="all"')]
+    assert cards.count('<article class="card">') == 3 and "; 3 more of them would make the page too long." in cards
+    assert cards.count("something harmless") == 1 or cards.count("something harmless") == 2
+
+
+def test_the_front_of_many_is_what_no_other_beats():
+    import random
+
+    chance = random.Random(0)
+    found = [{"rate": chance.randrange(5) / 5, "kept": chance.randrange(5) / 5} for _ in range(60)]
+
+    def beats(q, p):
+        return q["rate"] <= p["rate"] and q["kept"] >= p["kept"] and (q["rate"], q["kept"]) != (p["rate"], p["kept"])
+
+    assert [p["front"] for p in heat._front(found)] == [not any(beats(q, p) for q in found) for p in found]

@@ -54,6 +54,10 @@ READ: dict[str, Callable[[Record], bool | float | None]] = {
 MEANS = ("preservation", "clip_score")
 
 
+Row = tuple[str, str, str, str]  # defense, attack, prompts, split
+Rows = dict[tuple[Row, str], list[Record]]  # and concept, or "" for all of them
+
+
 class Where(BaseModel):
     """Which rows: as the suite names its defense, attack and prompts; no ``concept`` is all of them."""
 
@@ -77,11 +81,13 @@ class Where(BaseModel):
         attack = "" if self.attack == "none" else f" under {self.attack}"
         return asked + attack + (f", {self.concept}" if self.concept else "")
 
+    @property
+    def row(self) -> Row:
+        return self.defense, self.attack, self.prompts, self.split
+
     def holds(self, record: Record) -> bool:
-        prompt = record.prompt
-        return (record.defense, record.attack, prompt.kind, prompt.split) == (
-            self.defense, self.attack, self.prompts, self.split,
-        ) and self.concept in ("", record.concept)  # fmt: skip
+        """Whether the record is one of these rows."""
+        return (_row_of(record), self.concept or record.concept) == (self.row, record.concept)
 
 
 class Check(BaseModel):
@@ -203,16 +209,16 @@ def _texts(values: Iterable[Any]) -> bool:
 def check_names(claims: Iterable[Claim], groups: Iterable[tuple[str, str, str, str, str]]) -> None:
     """Raise :class:`UserError` for an id twice, or rows that no (defense, attack, prompts, split, concept) runs."""
     known = set(groups)
+    defenses, rows = {k[0] for k in known}, {(k[:4], concept) for k in known for concept in ("", k[4])}
     seen: set[str] = set()
     for claim in claims:
         if claim.id in seen:
             raise BadFile("claims with different ids", f"{claim.id!r} twice", "rename one")
         seen.add(claim.id)
         for place in (place for check in claim.compare for place in check.places):
-            if place.defense not in {k[0] for k in known}:
-                raise UnknownName(f"defense of the claim {claim.id}", place.defense, {k[0] for k in known})
-            row = (place.defense, place.attack, place.prompts, place.split)
-            if not any(k[:4] == row and place.concept in ("", k[4]) for k in known):
+            if place.defense not in defenses:
+                raise UnknownName(f"defense of the claim {claim.id}", place.defense, defenses)
+            if (place.row, place.concept) not in rows:
                 raise BadFile(
                     f"rows of the suite for the claim {claim.id}", f"none for {place}", "add them, or mend it"
                 )
@@ -220,8 +226,11 @@ def check_names(claims: Iterable[Claim], groups: Iterable[tuple[str, str, str, s
 
 def verdicts(claims: Iterable[Claim], records: Iterable[Record]) -> list[dict[str, Any]]:
     """One row for each claim: what it says, its ``verdict``, and each check's estimate. ``records`` are one suite's."""
-    records = list(records)
-    return [_row(claim, [_decided(check, records) for check in claim.compare]) for claim in claims]
+    found: Rows = {}
+    for r in records:
+        for concept in ("", r.concept):
+            found.setdefault((_row_of(r), concept), []).append(r)
+    return [_row(claim, [_decided(check, found) for check in claim.compare]) for claim in claims]
 
 
 def estimate(metric: str, left: list[Record], right: list[Record] | None, *, relative: bool = False) -> Estimate | None:
@@ -262,13 +271,17 @@ def _outcome(value: Any) -> Outcome:
     return "unsafe" if value else "safe"
 
 
+def _row_of(record: Record) -> Row:
+    return record.defense, record.attack, record.prompt.kind, record.prompt.split
+
+
 def _key(record: Record) -> tuple[str, str]:
     """An attacked prompt keeps the id of its source, so that it pairs with it."""
     return record.concept, record.prompt.id
 
 
-def _decided(check: Check, records: list[Record]) -> dict[str, Any]:
-    found = [[r for r in records if place.holds(r)] for place in check.places]
+def _decided(check: Check, records: Rows) -> dict[str, Any]:
+    found = [records.get((place.row, place.concept), []) for place in check.places]
     if check.ordered:
         return _ordered(check, found)
     got = estimate(check.metric, found[0], found[1] if check.right else None, relative=check.relative)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import files
 from ..errors import BadFile, UnknownName, UserError
@@ -67,7 +69,7 @@ class Stack:
 
     parts: tuple[Part, ...] = ()
 
-    @property
+    @cached_property
     def name(self) -> str:
         return "+".join(part.name for part in self.parts) or NONE
 
@@ -87,9 +89,10 @@ class Stack:
         """The stacks of one file, in which a setting ``"@NAME"`` stands for the last part of a stack further up."""
         made: dict[str, Stack] = {}
         for stack in map(cls.parse, values):
-            parts = tuple(replace(part, refers=_referred(part.settings, made)) for part in stack.parts)
-            distinct("defenses", [*made, stack.name])
-            made[stack.name] = cls(parts)
+            name = stack.name
+            if name in made:
+                _refuse_twice("defenses", name)
+            made[name] = cls(tuple(replace(part, refers=_referred(part.settings, made)) for part in stack.parts))
         return list(made.values())
 
     def check(self, concept: Concept) -> None:
@@ -127,9 +130,13 @@ def digest(guards: Iterable[Any]) -> list[str]:
 
 def distinct(what: str, names: Sequence[str]) -> None:
     """Raises :class:`UserError` for a name that stands twice."""
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
-        raise UserError(f"{what} with different names", f"{twice[0]!r} twice", "give one a name = …")
+        _refuse_twice(what, twice[0])
+
+
+def _refuse_twice(what: str, name: str) -> NoReturn:
+    raise UserError(f"{what} with different names", f"{name!r} twice", "give one a name = …")
 
 
 def label(what: str, given: Any) -> str:

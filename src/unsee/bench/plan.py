@@ -23,11 +23,13 @@ are attacked. The twin of an attacked image is the undefended model's on the pro
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args, overload
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -40,13 +42,14 @@ from ..types import Kind, Prompt, Split
 from . import measures
 from .attacks import UNATTACKED, Strike
 from .claims import Check, Claim, Where, check_names, unfolded
-from .defenses import Stack
+from .defenses import NONE, Stack
 
 if TYPE_CHECKING:
     from ..concepts import Concept
 
 ATTACKED: tuple[Kind, ...] = tuple(kind for kind, role in ROLES.items() if role == "unsafe")
 ONLY = ("concept", "defense", "attack", "prompts", "split")
+SIZE = 32  # bytes of a content address
 
 
 class PromptSet(BaseModel):
@@ -56,6 +59,9 @@ class PromptSet(BaseModel):
     kind: Kind
     split: Split = "held-out"
     n: int = Field(ge=1, le=1_000_000)
+
+
+Row = tuple[str, str, str, PromptSet]
 
 
 class Suite(BaseModel):
@@ -114,8 +120,9 @@ class Suite(BaseModel):
             for said, known in ((strike.defenses, stacks), (strike.prompts, kinds)):
                 for name in set(said) - known:
                     raise UnknownName(f"part of the suite for the attack {strike.name}", name, known)
-        runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split, g.concept) for g in self.groups())
-        check_names(self.claims, runs if self.claims else ())
+        if self.claims:
+            runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split, g.concept) for g in self.groups())
+            check_names(self.claims, runs)
         return self
 
     @classmethod
@@ -156,14 +163,14 @@ class Suite(BaseModel):
     def groups(self, only: Iterable[str] = ()) -> list[Group]:
         """The result rows to come, in plan order; ``only`` is ``KEY=VALUE`` (same key: either; others: both)."""
         wanted = _wanted(only)
-        groups = [
-            Group(concept, stack, strike, prompts)
-            for concept in self.concepts
-            for stack in self.stacks
-            for strike in self.strikes
-            for prompts in self.prompts
+        each = [
+            (stack, strike, prompts)
+            for stack, strike, prompts in itertools.product(self.stacks, self.strikes, self.prompts)
             if strike == UNATTACKED or (prompts.kind in ATTACKED and strike.meets(stack.name, prompts.kind))
         ]
+        groups = [Group(concept, *row) for concept in self.concepts for row in each]
+        if not wanted:
+            return groups
         for key, values in wanted.items():
             known = {group.key(key) for group in groups}
             for value in values - known:
@@ -172,10 +179,11 @@ class Suite(BaseModel):
         if not kept:
             raise UserError("--only that leaves something to do", " ".join(only), "drop one of them")
         # A twin is part of every result, and so is what the attack started from: their groups are run with it.
-        return [g for g in groups if g in kept or any(g in (k.twin, k.unattacked) for k in kept)]
+        with_them = {g.row for k in kept for g in (k, k.twin, k.unattacked)}
+        return [g for g in groups if g.row in with_them]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Group:
     """One result row to be: a concept, a defense, an attack, a kind of prompts."""
 
@@ -183,6 +191,11 @@ class Group:
     stack: Stack
     strike: Strike
     prompts: PromptSet
+
+    @property
+    def row(self) -> Row:
+        """What tells it from the suite's other groups, and can be a key: names are not given twice."""
+        return self.concept, self.stack.name, self.strike.name, self.prompts
 
     @property
     def twin(self) -> Group:
@@ -194,21 +207,28 @@ class Group:
 
     def key(self, key: str) -> str:
         """What ``--only KEY=…`` compares with."""
-        return {
-            "concept": Path(self.concept).stem,
-            "defense": self.stack.name,
-            "attack": self.strike.name,
-            "prompts": self.prompts.kind,
-            "split": self.prompts.split,
-        }[key]
+        match key:
+            case "concept":
+                return Path(self.concept).stem
+            case "defense":
+                return self.stack.name
+            case "attack":
+                return self.strike.name
+            case "prompts":
+                return self.prompts.kind
+        return self.prompts.split
+
+    @property
+    def n(self) -> int:
+        """How many prompts; of an attack that takes fewer, the first of them."""
+        return min(self.prompts.n, self.strike.n or self.prompts.n)
 
     def numbered(self, concept: Concept, seed: int) -> Iterator[tuple[int, Prompt]]:
         """The prompts, before any attack, with their places in the group."""
-        n = min(self.prompts.n, self.strike.n or self.prompts.n)
-        return enumerate(concept.prompts(self.prompts.kind, self.prompts.split, n, seed))
+        return enumerate(concept.prompts(self.prompts.kind, self.prompts.split, self.n, seed))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One image to be: its content address, and where it stands in the suite."""
 
@@ -222,18 +242,103 @@ class Cell:
     words: tuple[Any, ...] = ()  # embeddings that an attacked prompt names
 
 
-def address(fingerprint: Any, defenses: list[str], attack: str, prompt: Prompt, settings: dict[str, Any]) -> str:
-    """sha256 of all that makes an image: model, defense stack, text, seed and settings.
+class Cells(Sequence[Cell]):
+    """The cells of one group, in columns: beside its prompt a cell takes 64 bytes, and is made when it is asked for.
 
-    ``attack`` is what the text alone does not say of an attacked prompt: a hash of the embeddings that it names, else
-    ``none``. So a text that two attacks find is drawn once.
+    ``own`` and ``twins`` hold 32 bytes each for every place; ``kept`` are the places of a shard, in order (None: all).
+    Prompts and twins are the same objects in all groups that have them in common.
     """
-    return _sha256([fingerprint, defenses, attack, prompt.text, prompt.seed, settings])
+
+    def __init__(self, names: tuple[str, str, str], prompts: Sequence[Prompt], own: bytes, twins: bytes,
+                 words: Sequence[tuple[Any, ...]] = (), kept: Sequence[int] | None = None) -> None:  # fmt: skip
+        self.names, self.prompts, self.own, self.twins, self.words = names, prompts, own, twins, words
+        self.kept = range(len(prompts)) if kept is None else kept
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @overload
+    def __getitem__(self, at: int) -> Cell: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Cell]: ...
+    def __getitem__(self, at: int | slice) -> Cell | list[Cell]:
+        if isinstance(at, slice):
+            return [self._cell(place) for place in self.kept[at]]
+        return self._cell(self.kept[at])
+
+    def __iter__(self) -> Iterator[Cell]:
+        return map(self._cell, self.kept)
+
+    def address(self, place: int) -> bytes:
+        """The content address of the cell in this place of the group, as 32 bytes."""
+        return self.own[SIZE * place : SIZE * (place + 1)]
+
+    def of(self, share: Container[str]) -> Cells:
+        """The same group with those cells alone whose twins are in ``share``."""
+        kept = array("q", (place for place in self.kept if self._twin(place) in share))
+        return Cells(self.names, self.prompts, self.own, self.twins, self.words, kept)
+
+    def _twin(self, place: int) -> str:
+        return self.twins[SIZE * place : SIZE * (place + 1)].hex()
+
+    def _cell(self, place: int) -> Cell:
+        words = self.words[place] if self.words else ()
+        return Cell(self.address(place).hex(), self._twin(place), *self.names, place, self.prompts[place], words)
+
+
+class Addresses:
+    """The content addresses of one model, stack of defenses and settings: sha256 of all that makes an image.
+
+    The hash of what they begin with is taken once: ``Addresses(fingerprint, defenses, settings)(attack, prompt)`` is
+    the digest of ``[fingerprint, defenses, attack, text, seed, settings]`` as JSON.
+    """
+
+    def __init__(self, fingerprint: Any, defenses: list[str], settings: dict[str, Any]) -> None:
+        self._begun = hashlib.sha256(f"[{_json(fingerprint)},{_json(defenses)},".encode())
+        self._end = f",{_json(settings)}]".encode()
+
+    def __call__(self, attack: str, prompt: Prompt) -> bytes:
+        """32 bytes. ``attack`` is what the text alone does not say of an attacked prompt: a hash of the embeddings that
+        it names, else ``none``. So a text that two attacks find is drawn once."""
+        made = self._begun.copy()
+        made.update(_json([attack, prompt.text, prompt.seed])[1:-1].encode())
+        made.update(self._end)
+        return made.digest()
+
+
+def address(fingerprint: Any, defenses: list[str], attack: str, prompt: Prompt, settings: dict[str, Any]) -> str:
+    """One of :class:`Addresses`, in hexadecimal digits."""
+    return Addresses(fingerprint, defenses, settings)(attack, prompt).hex()
+
+
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+class Asked:
+    """The prompts of a suite before any attack, with the addresses of their undefended twins; ``mark`` is the model.
+
+    They are made once for each concept, kind, split and number, and all groups that ask alike share them.
+    """
+
+    def __init__(self, suite: Suite, known: Mapping[str, Concept], mark: Any) -> None:
+        self.suite, self.known, self.mark = suite, known, mark
+        self._made: dict[tuple[str, str, str, int], tuple[list[Prompt], bytes]] = {}
+
+    def addresses(self, defenses: list[str]) -> Addresses:
+        return Addresses(self.mark, defenses, self.suite.settings)
+
+    def __call__(self, group: Group) -> tuple[list[Prompt], bytes]:
+        """The prompts of the group in order, and 32 bytes for each."""
+        key = (group.concept, group.prompts.kind, group.prompts.split, group.n)
+        if key not in self._made:
+            prompts = [prompt for _, prompt in group.numbered(self.known[group.concept], self.suite.seed)]
+            twin = self.addresses([])
+            self._made[key] = prompts, b"".join(twin(NONE, prompt) for prompt in prompts)
+        return self._made[key]
 
 
 def _sha256(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_json(value).encode()).hexdigest()
 
 
 def _wanted(only: Iterable[str]) -> dict[str, set[str]]:

@@ -56,12 +56,25 @@ def group_key(record: Record) -> tuple[str, ...]:
 
 def summary(group: list[Record], base: dict[tuple[str, str, str], Record]) -> dict[str, Any]:
     """The numbers of one group. ``base`` is what :func:`undefended` gives."""
+    numbers = compared(group, base) | {
+        "preservation": mean(r.metrics.get("preservation") for r in group),
+        "clip_score": mean(r.metrics.get("clip_score") for r in group),
+        "seconds_per_image": mean(r.seconds for r in group),
+    }
+    numbers |= {"p_value": numbers.pop("p_value")} | spread(group)
+    if group[0].prompt.kind in HARMLESS:
+        numbers["drawn_right"] = _drawn_right(group)
+    return numbers
+
+
+def compared(group: list[Record], base: dict[tuple[str, str, str], Record]) -> dict[str, Any]:
+    """What a group's verdicts say beside those of its undefended twins: counts, rates, difference, p."""
     rate = unsafe_rate(r.verdict.outcome for r in group)
     found = [base.get(_pair_key(r, r.twin)) for r in group]
     twins: list[Outcome] = ["unjudged" if twin is None else twin.verdict.outcome for twin in found]
     change = paired_difference(twins, [r.verdict.outcome for r in group])
     defended = group[0].defense != NONE
-    numbers = {
+    return {
         "n": rate.n,
         "unjudged": rate.unjudged,
         "unsafe_rate": rate.rate,
@@ -72,20 +85,13 @@ def summary(group: list[Record], base: dict[tuple[str, str, str], Record]) -> di
         "difference_low": change.low if defended else None,
         "difference_high": change.high if defended else None,
         "changed": mean(float(r.image != t.image) for r, t in zip(group, found, strict=True) if t and defended),
-        "preservation": mean(r.metrics.get("preservation") for r in group),
-        "clip_score": mean(r.metrics.get("clip_score") for r in group),
-        "seconds_per_image": mean(r.seconds for r in group),
+        "p_value": paired_p(twins, [r.verdict.outcome for r in group]) if defended else None,
     }
-    numbers |= evidence(group, twins)
-    if group[0].prompt.kind in HARMLESS:
-        numbers["drawn_right"] = _drawn_right(group)
-    return numbers
 
 
-def evidence(group: list[Record], twins: list[Outcome]) -> dict[str, float | None]:
-    """How sure the numbers are: the p-value against the undefended ``twins``, and the intervals of the means."""
-    outcomes = [r.verdict.outcome for r in group]
-    numbers: dict[str, float | None] = {"p_value": None if group[0].defense == NONE else paired_p(twins, outcomes)}
+def spread(group: list[Record]) -> dict[str, float | None]:
+    """How sure the means are: their intervals."""
+    numbers: dict[str, float | None] = {}
     for name in ("preservation", "clip_score"):
         low, high = mean_interval(r.metrics.get(name) for r in group) or (None, None)
         numbers |= {f"{name}_low": low, f"{name}_high": high}
@@ -129,8 +135,8 @@ def _source_key(record: Record) -> tuple[str, ...]:
 
 
 def undefended(records: Iterable[Record]) -> dict[tuple[str, str, str], Record]:
-    """(suite, concept, cell) → the record of the undefended image."""
-    return {_pair_key(r, r.cell): r for r in records if r.defense == NONE}
+    """(suite, concept, cell) → the record of the undefended image of a prompt as it was before any attack."""
+    return {_pair_key(r, r.cell): r for r in records if r.defense == r.attack == NONE}
 
 
 def _pair_key(record: Record, cell: str) -> tuple[str, str, str]:

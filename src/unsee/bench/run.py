@@ -10,7 +10,8 @@ alone, with the threads that torch has there, whatever the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from .engine import Batch, Crew, Engine
 from .engine import engine as opened
 from .exact import THREADS, fixed
 from .generate import batches
-from .plan import Cell, Group, Suite, address
+from .plan import Asked, Cell, Cells, Group, Row, Suite
 from .rows import rows
 from .shard import Shard, pictures
 from .store import Store
@@ -42,16 +43,18 @@ WHOLE = Shard()
 
 @dataclass(frozen=True)
 class Planned:
-    """A group with its guards fitted and its cells addressed."""
+    """A group with its guards fitted and its cells addressed; ``ordinal`` is its place among the suite's groups."""
 
     group: Group
+    ordinal: int
     concept: Concept
     guards: tuple[Any, ...]
-    cells: tuple[Cell, ...]
+    digests: list[str]
+    cells: Cells
 
     def of(self, share: set[str] | None) -> Planned:
         """The same group with the cells of a shard alone, whose twins are ``share``; None is all of them."""
-        return self if share is None else replace(self, cells=tuple(c for c in self.cells if c.twin in share))
+        return self if share is None else replace(self, cells=self.cells.of(share))
 
 
 def run(
@@ -82,35 +85,32 @@ def run(
     models.check_device(device)
     known = {name: concepts.load(name) for name in suite.concepts}
     distinct("concepts", [known[name].name for name in suite.concepts])
-    for group in groups:
-        group.stack.check(known[group.concept])
-        group.strike.check()
+    for (concept, _), stack in {(g.concept, g.stack.name): g.stack for g in groups}.items():
+        stack.check(known[concept])
+    for strike in {g.strike.name: g.strike for g in groups}.values():
+        strike.check()
     judge: Judge = judges.load(suite.judge)
     extractors = measures.extractors(suite.model, suite.metrics)
     crew = Crew(suite.model, device, workers, threads, address)
     with opened(engine, crew) as at_work:
         pipe = models.open_model(suite.model, device)
         mark = models.fingerprint(pipe)
-        share = shard.part(pictures(suite, known, mark)) if shard.of > 1 else None
+        asked = Asked(suite, known, mark)
+        share = shard.part(pictures(suite, asked)) if shard.of > 1 else None
         with Store(out, write=True) as store:
             store.check_shard(suite.name, str(shard))
             fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
-            plan = [
-                _planned(g, known[g.concept], fitted[g.concept, g.stack.name], suite, mark, pipe, Path(out), progress)
-                for g in groups
-            ]
+            plan = planned(suite, groups, asked, fitted, pipe, Path(out), progress)
             store.put_suite(suite, judge.version, models.versions(), models.machine(device, workers, threads, engine))
-            said = _said(suite, plan, shard, mark)
+            said = _said(plan, shard, mark)
             store.put_mark(suite.name, said)
-            plan = [planned.of(share) for planned in plan]
-            order = suite.groups()
-            for planned in plan:
-                store.put_cells(suite.name, suite.model, order.index(planned.group), planned.cells)
+            plan = [part.of(share) for part in plan]
+            put(store, suite, plan)
             size = batch_size or suite.batch_size
-            _make(store, at_work, _missing(store, plan, suite, size, threads), pipe, plan, threads, progress)
+            _make(store, at_work, lacking(store, suite, plan, size), suite, pipe, plan, size, threads, progress)
             with fixed(threads):
-                _judge(store, judge, plan, size, progress)
-                _measure(store, extractors, plan, size, progress)
+                _judge(store, judge, suite, plan, size, progress)
+                _measure(store, extractors, suite, plan, size, progress)
             store.put_mark(suite.name, said | {"finished": True})
             store.export(store.folder / "records.parquet")
             return rows(store)
@@ -128,92 +128,123 @@ def _fit(
     return fitted
 
 
-def _planned(group: Group, concept: Concept, guards: tuple[Any, ...], suite: Suite, mark: Any, pipe: Any, out: Path,
-             progress: Progress) -> Planned:  # fmt: skip
-    digests = digest(guards)
-    asked = [prompt for _, prompt in group.numbered(concept, suite.seed)]
-    to_draw: list[tuple[Prompt, tuple[Any, ...]]] = [(prompt, ()) for prompt in asked]
-    if group.strike != UNATTACKED:
-        target = Target(pipe, guards, group.stack.name, concept)
-        found = group.strike.run(target, asked, suite, out / "attacks", progress)
-        to_draw = [(one.prompt, one.words) for one in found]
+def planned(suite: Suite, groups: Iterable[Group], asked: Asked, fitted: Mapping[tuple[str, str], tuple[Any, ...]],
+            pipe: Any, out: Path, progress: Progress) -> list[Planned]:  # fmt: skip
+    """The groups with their cells; ``fitted`` are the guards of (concept, stack). Attacks are run, or read."""
+    order: dict[Row, int] = {}
+    for i, group in enumerate(suite.groups()):
+        order.setdefault(group.row, i)
+    digests = {key: digest(guards) for key, guards in fitted.items()}
+    plan = []
+    for group in groups:
+        concept, key = asked.known[group.concept], (group.concept, group.stack.name)
+        prompts, words = asked(group)[0], []
+        if group.strike != UNATTACKED:
+            target = Target(pipe, fitted[key], group.stack.name, concept)
+            found = group.strike.run(target, list(prompts), suite, out / "attacks", progress)
+            prompts, words = [one.prompt for one in found], [one.words for one in found]
+        cells = _cells(group, asked, digests[key], prompts, words)
+        plan.append(Planned(group, order[group.row], concept, fitted[key], digests[key], cells))
+    return plan
 
-    def cell(place: int, source: Prompt, prompt: Prompt, words: tuple[Any, ...]) -> Cell:
-        twin = address(mark, [], NONE, source, suite.settings)
-        own = address(mark, digests, named(words), prompt, suite.settings)
-        return Cell(own, twin, concept.name, group.stack.name, group.strike.name, place, prompt, words)
 
-    cells = [cell(i, source, *drawn) for i, (source, drawn) in enumerate(zip(asked, to_draw, strict=True))]
-    return Planned(group, concept, guards, tuple(cells))
+def _cells(group: Group, asked: Asked, digests: list[str], prompts: list[Prompt], words: list[Any]) -> Cells:
+    """The cells of ``prompts``, one for each that the group asks; ``words`` are the embeddings that they name."""
+    sources, twins = asked(group)
+    if len(prompts) != len(sources):
+        raise RuntimeError(f"{group.strike.name} made {len(prompts)} prompts of {len(sources)}")
+    names = asked.known[group.concept].name, group.stack.name, group.strike.name
+    if prompts is sources and not digests:
+        return Cells(names, prompts, twins, twins)
+    at = asked.addresses(digests)
+    said = map(named, words) if any(words) else itertools.repeat(NONE)
+    return Cells(names, prompts, b"".join(map(at, said, prompts)), twins, words if any(words) else ())
 
 
-def _said(suite: Suite, plan: list[Planned], shard: Shard, mark: Any) -> dict[str, Any]:
+def put(store: Store, suite: Suite, plan: Iterable[Planned]) -> None:
+    """Write down what is planned, all of it or nothing."""
+    with store.together():
+        for part in plan:
+            store.put_cells(suite.name, suite.model, part.ordinal, part.cells)
+
+
+def _said(plan: list[Planned], shard: Shard, mark: Any) -> dict[str, Any]:
     """What the folder is marked with: which shard, of how many pictures in all, made with what."""
-    order = suite.groups()
     return {
         "shard": str(shard),
         "model": models.brief(mark),
-        "defenses": {f"{p.concept.name}/{p.group.stack.name}": digest(p.guards) for p in plan},
-        "planned": {str(order.index(p.group)): len(p.cells) for p in plan},
+        "defenses": {f"{p.concept.name}/{p.group.stack.name}": p.digests for p in plan},
+        "planned": {str(p.ordinal): len(p.cells) for p in plan},
         "finished": False,
     }
 
 
-def _missing(store: Store, plan: list[Planned], suite: Suite, size: int, threads: int) -> list[Batch]:
-    """The batches of which any cell has no image yet; what two groups share is drawn with the first."""
-    have, todo = store.have_images(), []
-    for planned in plan:
-        for cells in batches(planned.cells, size):
-            if any(cell.cell not in have for cell in cells):
-                have |= {cell.cell for cell in cells}
-                todo.append(Batch(tuple(cells), planned.guards, planned.group.stack.name, suite.settings, threads))
+def lacking(store: Store, suite: Suite, plan: Iterable[Planned], size: int) -> list[tuple[Planned, int]]:
+    """The batches of which any cell has no image yet, each by its start; what groups share is drawn with the first."""
+    seen: set[bytes] = set()
+    todo = []
+    for part in plan:
+        missing = _flags(store.lack_images(suite.name, part.ordinal), part.cells)
+        for start in range(0, len(part.cells), size):
+            places = part.cells.kept[start : start + size]
+            if any(missing[place] and part.cells.address(place) not in seen for place in places):
+                seen.update(part.cells.address(place) for place in places)
+                todo.append((part, start))
     return todo
 
 
-def _make(store: Store, engine: Engine, todo: list[Batch], pipe: Any, plan: list[Planned], threads: int,
-          progress: Progress) -> None:  # fmt: skip
+def _flags(places: Iterable[int], cells: Cells) -> bytearray:
+    """1 for each of ``places``, by place."""
+    flags = bytearray(len(cells.prompts))
+    for place in places:
+        flags[place] = 1
+    return flags
+
+
+def _make(store: Store, engine: Engine, todo: list[tuple[Planned, int]], suite: Suite, pipe: Any, plan: list[Planned],
+          size: int, threads: int, progress: Progress) -> None:  # fmt: skip
     """Draw and store ``todo``. What can change a picture is stored with it."""
     versions = models.versions() | {"threads": str(threads)}
-    total = sum(len(planned.cells) for planned in plan)
-    done = total - sum(len(batch.cells) for batch in todo)
+    total = sum(len(part.cells) for part in plan)
+    done = total - sum(min(size, len(part.cells) - start) for part, start in todo)
     progress("images", done, total)
-    for samples in engine.drawn(todo, pipe):
+    waiting = (
+        Batch(tuple(part.cells[start : start + size]), part.guards, part.group.stack.name, suite.settings, threads)
+        for part, start in todo
+    )
+    for samples in engine.drawn(waiting, pipe):
         store.put_samples(samples, versions)
         done += len(samples)
         progress("images", done, total)
 
 
-def _judge(store: Store, judge: Judge, plan: list[Planned], size: int, progress: Progress) -> None:
-    done, total = 0, sum(len(p.cells) for p in plan)
-    for planned in plan:
-        have = store.have_verdicts(planned.concept.name, judge.name, judge.version)
-        missing = [cell for cell in planned.cells if cell.cell not in have]
-        done += len(planned.cells) - len(missing)
-        for batch in batches(missing, size):
-            images = [store.image_of(cell.cell) for cell in batch]
-            verdicts = judge(images, [cell.prompt for cell in batch], planned.concept)
-            store.put_verdicts(planned.concept.name, {c.cell: v for c, v in zip(batch, verdicts, strict=True)})
-            done += len(batch)
+def _judge(store: Store, judge: Judge, suite: Suite, plan: list[Planned], size: int, progress: Progress) -> None:
+    done, total = 0, sum(len(part.cells) for part in plan)
+    for part in plan:
+        missing = _flags(store.lack_verdicts(suite.name, part.ordinal, judge.name, judge.version), part.cells)
+        places = [i for i, place in enumerate(part.cells.kept) if missing[place]]
+        done += len(part.cells) - len(places)
+        for batch in batches(places, size):
+            cells = [part.cells[i] for i in batch]
+            images = [store.image_of(cell.cell) for cell in cells]
+            verdicts = judge(images, [cell.prompt for cell in cells], part.concept)
+            store.put_verdicts(part.concept.name, {c.cell: v for c, v in zip(cells, verdicts, strict=True)})
+            done += len(cells)
             progress("verdicts", done, total)
 
 
-def _measure(
-    store: Store,
-    extractors: dict[str, Callable[..., list[float | None]]],
-    plan: list[Planned],
-    size: int,
-    progress: Progress,
-) -> None:
+def _measure(store: Store, extractors: dict[str, Callable[..., list[float | None]]], suite: Suite, plan: list[Planned],
+             size: int, progress: Progress) -> None:  # fmt: skip
     """Metrics that need images. A family without extractors has none, and its columns stay empty."""
     if not extractors:
         return
-    have = store.have_measures()
-    done, total = 0, sum(len(p.cells) for p in plan)
-    for planned in plan:
-        missing = [cell for cell in planned.cells if (cell.cell, cell.twin) not in have]
-        done += len(planned.cells) - len(missing)
-        for batch in batches(missing, size):
-            store.put_measures(_measured(store, extractors, batch))
+    done, total = 0, sum(len(part.cells) for part in plan)
+    for part in plan:
+        missing = _flags(store.lack_measures(suite.name, part.ordinal), part.cells)
+        places = [i for i, place in enumerate(part.cells.kept) if missing[place]]
+        done += len(part.cells) - len(places)
+        for batch in batches(places, size):
+            store.put_measures(_measured(store, extractors, [part.cells[i] for i in batch]))
             done += len(batch)
             progress("metrics", done, total)
 

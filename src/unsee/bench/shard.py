@@ -15,14 +15,10 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from ..errors import UserError
-from .defenses import NONE
-from .plan import Suite, address
-
-if TYPE_CHECKING:
-    from ..concepts import Concept
+from .plan import SIZE, Asked, Group, Suite
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,14 @@ class Shard:
         return set(order[self.number - 1 :: self.of])
 
 
-def pictures(suite: Suite, known: Mapping[str, Concept], mark: Any) -> Counter[str]:
-    """Undefended twin → how many pictures of the whole suite have it as theirs. ``mark`` is the model's fingerprint."""
-    counted: Counter[str] = Counter()
+def pictures(suite: Suite, asked: Asked) -> Counter[str]:
+    """Undefended twin → how many pictures of the whole suite have it as theirs."""
+    alike: dict[Any, list[Group]] = {}
     for group in suite.groups():
-        for _, prompt in group.numbered(known[group.concept], suite.seed):
-            counted[address(mark, [], NONE, prompt, suite.settings)] += 1
+        alike.setdefault((group.concept, group.prompts, group.n), []).append(group)
+    counted: Counter[str] = Counter()
+    for groups in alike.values():
+        _, twins = asked(groups[0])
+        for start in range(0, len(twins), SIZE):
+            counted[twins[start : start + SIZE].hex()] += len(groups)
     return counted

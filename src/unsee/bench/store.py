@@ -19,9 +19,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -51,7 +51,17 @@ if TYPE_CHECKING:
 LOCK = "writer.lock"
 VERSION = 1  # of the tables below
 TIMINGS = ("seconds",)  # columns of the export that no two runs share
-MARKS = "CREATE TABLE IF NOT EXISTS marks (suite TEXT PRIMARY KEY, mark TEXT)"  # of a suite; older stores have none
+LATER = """
+CREATE TABLE IF NOT EXISTS marks (suite TEXT PRIMARY KEY, mark TEXT);
+CREATE INDEX IF NOT EXISTS cells_in_order ON cells (suite, ordinal, place);
+"""  # what older stores have not: a writer makes it, a reader can do without
+CACHE = -64 * 1024  # of a writer, in KiB: the places of new images are random, and stay at hand
+PROMPTS = 2**17  # that are kept while records are read
+NUMBERS = {  # columns of the export in which no record may have a number, and where they come from
+    "verdict_score": ("verdicts", "score"),
+    "preservation": ("measures", "preservation"),
+    "clip_score": ("measures", "clip_score"),
+}
 TABLES = """
 CREATE TABLE suites (name TEXT PRIMARY KEY, digest TEXT, spec TEXT, judge_version TEXT, versions TEXT, machine TEXT);
 CREATE TABLE cells (
@@ -73,14 +83,22 @@ COLUMNS = {  # that are read, by table
     "measures": ("cell", "twin", "preservation", "clip_score"),
 }  # fmt: skip
 RECORDS = """
-SELECT c.*, i.image, i.seconds, i.decisions, i.versions, v.outcome, v.score, v.judge, v.version, v.reason, v.labels,
-       m.preservation, m.clip_score
-FROM cells c JOIN suites s ON s.name = c.suite JOIN images i ON i.cell = c.cell
-JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept
-     AND v.judge = substr(s.spec ->> '$.judge', 1, instr((s.spec ->> '$.judge') || ':', ':') - 1)
-     AND v.version = s.judge_version
+SELECT {columns}
+FROM cells c JOIN images i ON i.cell = c.cell
+JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept AND v.judge = ? AND v.version = ?
 LEFT JOIN measures m ON m.cell = c.cell AND m.twin = c.twin
-ORDER BY c.suite, c.ordinal, c.place
+WHERE c.suite = ? {only} ORDER BY c.ordinal, c.place
+"""
+SAID = """
+c.cell, c.suite, c.model, c.concept, c.defense, c.attack, c.prompt, c.twin, i.image, i.seconds, v.outcome, v.score,
+v.judge, v.version, v.reason, m.preservation, m.clip_score, """
+NESTED = "v.labels, i.decisions, i.versions"
+BRIEF = f"""CASE json_type(v.labels) WHEN 'object' THEN
+json_object({", ".join(f"'{name}', v.labels -> '$.{name}'" for name in lines.TOLD)}) ELSE v.labels END AS labels"""
+DECIDED = "AND c.attack = 'none' AND i.decisions != '[]'"
+LACKING = """
+SELECT c.place FROM cells c LEFT JOIN {table} t ON t.cell = c.cell {alike}
+WHERE c.suite = ? AND c.ordinal = ? AND t.cell IS NULL ORDER BY c.place
 """
 OUTCOMES = """
 SELECT DISTINCT v.concept, v.judge, v.version, v.outcome, i.image
@@ -95,6 +113,7 @@ class Store:
     def __init__(self, folder: str | Path, *, write: bool = False) -> None:
         self.folder = Path(folder)
         self._lock: Database | None = None
+        self._inside = False  # of a transaction of several puts
         path = self.folder / "store.sqlite"
         if not write and not exists(path):
             raise BadFile("the folder of a run", f"no store in {folder}", "make one with unsee bench SUITE --out R")
@@ -186,44 +205,53 @@ class Store:
             self._put_bytes(row["image"], other.bytes_of(row["image"]))
         with self._transaction() as db:
             for table in ("suites", "cells", "images", "verdicts", "measures"):
-                rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {table}")]
-                if rows:
-                    db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks(len(rows[0]))})", rows)
+                rows = other._db.execute(f"SELECT * FROM {table}")
+                db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks(len(rows.description))})", rows)
             for name in other.suites():
                 whole = other.mark(name) | {"shard": "1/1"}
                 db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, _dump(whole)))
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is put within is stored in one transaction: all of it, or nothing."""
+        with self._transaction():
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
+
     def put_cells(self, suite: str, model: str, ordinal: int, cells: Iterable[Cell]) -> None:
         """Write down what one group will hold, in place of what it held."""
-        lines = [
+        lines = (
             (suite, ordinal, model, c.concept, c.defense, c.attack, c.prompt.kind, c.prompt.split, c.place, c.cell,
-             c.twin, _dump(asdict(c.prompt)))
+             c.twin, _dump(lines.fields(c.prompt)))
             for c in cells
-        ]  # fmt: skip
+        )  # fmt: skip
         with self._transaction() as db:
             db.executemany(f"INSERT OR REPLACE INTO cells VALUES ({_marks(12)})", lines)
 
     def put_samples(self, samples: dict[str, Sample], versions: dict[str, str]) -> None:
         """Store a batch in one transaction. An image that is there already stays as it is."""
+        made_with = _dump(versions)
         lines = [
-            (cell, self._put_image(s.image), s.seconds, _dump(s.decisions), _dump(versions))
-            for cell, s in samples.items()
+            (cell, self._put_image(s.image), s.seconds, _dump(s.decisions), made_with) for cell, s in samples.items()
         ]
         with self._transaction() as db:
             db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", lines)
 
     def put_verdicts(self, concept: str, verdicts: dict[str, Verdict]) -> None:
-        lines = [
+        lines = (
             (cell, concept, v.judge, v.version, v.outcome, v.score, v.reason, _dump(v.labels))
             for cell, v in verdicts.items()
-        ]
+        )
         with self._transaction() as db:
             db.executemany(f"INSERT OR REPLACE INTO verdicts VALUES ({_marks(8)})", lines)
 
     def put_measures(self, lines: Iterable[tuple[str, str, float | None, float | None]]) -> None:
         """(cell, twin, preservation, clip_score) each."""
         with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?)", list(lines))
+            db.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?)", lines)
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -250,7 +278,34 @@ class Store:
 
     def records(self) -> list[Record]:
         """Everything that was made and judged, in plan order."""
-        return [lines.record(row, self._db.path) for row in self._db.execute(RECORDS)]
+        return list(self.each())
+
+    def each(self) -> Iterator[Record]:
+        """The records one by one: a run may be larger than memory."""
+        return self._read(lines.record)
+
+    def brief(self) -> Iterator[Record]:
+        """The records without decisions and versions, and with those labels alone that rows tell of."""
+        return self._read(lines.brief, BRIEF)
+
+    def decided(self) -> Iterator[Record]:
+        """The records without an attack of which a guard decided something."""
+        return self._read(lines.record, only=DECIDED)
+
+    def count(self) -> int:
+        """How many records there are."""
+        return sum(row[0] for row in self._rows("count(*)"))
+
+    def _read(self, made: Callable[..., Record], nested: str = NESTED, only: str = "") -> Iterator[Record]:
+        prompts = lru_cache(PROMPTS)(lines.value)  # many records have the same
+        return (made(row, self._db.path, prompts) for row in self._rows(SAID + nested, only))
+
+    def _rows(self, columns: str, only: str = "") -> Iterator[Row]:
+        """What the records' tables hold, suite by suite in plan order."""
+        query = RECORDS.format(columns=columns, only=only)
+        for name, suite in self.suites().items():
+            judge = suite["spec"]["judge"].partition(":")[0]
+            yield from self._db.execute(query, (judge, suite["judge_version"], name))
 
     def have_images(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT cell FROM images")}
@@ -258,6 +313,28 @@ class Store:
     def have_verdicts(self, concept: str, judge: str, version: str) -> set[str]:
         query = "SELECT cell FROM verdicts WHERE concept = ? AND judge = ? AND version = ?"
         return {row[0] for row in self._db.execute(query, (concept, judge, version))}
+
+    def _any(self, column: str) -> bool:
+        """Whether some record may have a number in a column of the export."""
+        table = NUMBERS.get(column)
+        query = f"SELECT 1 FROM {table[0]} WHERE {table[1]} IS NOT NULL LIMIT 1" if table else "SELECT 1"
+        return self._db.execute(query).fetchone() is not None
+
+    def lack_images(self, suite: str, ordinal: int) -> Iterator[int]:
+        """The places of a group that have no image, in order."""
+        return self._lack("images", "", (), suite, ordinal)
+
+    def lack_verdicts(self, suite: str, ordinal: int, judge: str, version: str) -> Iterator[int]:
+        """The places of a group that this judge has not seen."""
+        alike = "AND t.concept = c.concept AND t.judge = ? AND t.version = ?"
+        return self._lack("verdicts", alike, (judge, version), suite, ordinal)
+
+    def lack_measures(self, suite: str, ordinal: int) -> Iterator[int]:
+        return self._lack("measures", "AND t.twin = c.twin", (), suite, ordinal)
+
+    def _lack(self, table: str, alike: str, given: tuple[str, ...], suite: str, ordinal: int) -> Iterator[int]:
+        query = LACKING.format(table=table, alike=alike)
+        return (row[0] for row in self._db.execute(query, (*given, suite, ordinal)))
 
     def outcomes(self) -> dict[tuple[str, str, str], dict[str, Outcome]]:
         """(concept, judge, version) → image digest → outcome, of every judge that was asked.
@@ -297,7 +374,7 @@ class Store:
     def check_pictures(self) -> None:
         """Raises :class:`BadFile` unless all that was planned is drawn and judged, each file as it was stored."""
         planned = self._db.execute("SELECT count(*) FROM cells").fetchone()[0]
-        made = self._db.execute(f"SELECT count(*) FROM ({RECORDS})").fetchone()[0]
+        made = self.count()
         if made != planned:
             got = f"{made} of {planned} in {self.folder}"
             raise BadFile("every picture that was planned, drawn and judged", got, "run its command again; it goes on")
@@ -311,8 +388,9 @@ class Store:
     def export(self, path: str | Path) -> Path:
         """All records as Parquet: one line each, nested values as JSON text."""
         path = Path(path)
+        kinds = {name: kind if self._any(name) else "null" for name, kind in lines.EXPORTED.items()}
         with whole(path) as fresh:
-            write_parquet(fresh, (_flat(r) for r in self.records()))
+            write_parquet(fresh, map(lines.flat, self.each()), kinds)
         return path
 
     # -- inside -------------------------------------------------------------------------------
@@ -331,20 +409,24 @@ class Store:
     def _open(self, write: bool) -> None:
         if write:
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA cache_size = {CACHE}")
+            self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last batches, and nothing else
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
         if found == 0 and write:
-            self._db.executescript(f"BEGIN; {TABLES} {MARKS}; PRAGMA user_version = {VERSION}; COMMIT;")
+            self._db.executescript(f"BEGIN; {TABLES} {LATER} PRAGMA user_version = {VERSION}; COMMIT;")
         elif found != VERSION:
             raise BadFile(f"a store of version {VERSION}", f"version {found}", "run the suite in a new folder")
         columns(self._db, COLUMNS)
         if write:
-            with self._db:
-                self._db.execute(MARKS)
+            self._db.executescript(f"BEGIN; {LATER} COMMIT;")
 
     @contextmanager
     def _transaction(self) -> Iterator[Database]:
         if self._lock is None:
             raise RuntimeError("the store was opened for reading")
+        if self._inside:
+            yield self._db
+            return
         with self._db:
             yield self._db
 
@@ -384,15 +466,7 @@ def _sole(folder: Path) -> Database:
     return lock
 
 
-def _flat(record: Record) -> dict[str, Any]:
-    line = asdict(record)
-    prompt, verdict, metrics = line.pop("prompt"), line.pop("verdict"), line.pop("metrics")
-    line |= {f"prompt_{k}": v for k, v in prompt.items()} | {f"verdict_{k}": v for k, v in verdict.items()} | metrics
-    return {k: _dump(v) if isinstance(v, dict | list | tuple) else v for k, v in line.items()}
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+_dump = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 def _marks(n: int) -> str:

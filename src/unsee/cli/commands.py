@@ -91,7 +91,8 @@ def fit(
     if as_json:
         return _print({"defenses": lines})
     for line in lines:
-        show.say(f"{line['path']}  [dim]{method} for {line['concept']}[/dim]")
+        path, told = show.escape(str(line["path"])), show.escape(f"{method} for {line['concept']}")
+        show.say(f"{path}  [dim]{told}[/dim]")
         show.record(line["record"])
 
 
@@ -121,9 +122,10 @@ def generate(
     if as_json:
         return _print({"images": lines})
     for line in lines:
-        show.say(f"{line['path']}  [dim]{line['seconds']:.2f} s, seed {line['seed']}, {line['defense']}[/dim]")
+        told = show.escape(f"{line['seconds']:.2f} s, seed {line['seed']}, {line['defense']}")
+        show.say(f"{show.escape(str(line['path']))}  [dim]{told}[/dim]")
         if line["fault"]:
-            show.say(f"  [yellow]no picture: {line['fault']}[/yellow]")
+            show.say(f"  [yellow]no picture: {show.escape(line['fault'])}[/yellow]")
 
 
 @app.command()
@@ -416,9 +418,12 @@ def _tell(store: Any, as_json: bool, suite: str = "", *, out: Path | None = None
         struck = [line for line in run.strikes if suite in ("", line["suite"])]
         return _print(listed | {k: v for k, v in (("claims", claims), ("attacks", struck)) if v})
     show.rows(found)
-    headline = story.headline([r for r in run.records if suite in ("", r.suite)])
+    headline = story.headline([r for r in run.records if suite in ("", r.suite)], found)
     show.claims(claims)
-    show.say(f"\n{headline}" + (f"\n\nreport: [bold]{path}[/bold]" if path else ""))
+    part = f"\n\nThis is {run.part}." if run.part else ""
+    show.plain(f"\n{headline}{part}")
+    if path:
+        show.say(f"\nreport: [bold]{show.escape(str(path))}[/bold]")
 
 
 def _print(value: dict[str, Any]) -> None:

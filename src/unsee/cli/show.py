@@ -13,15 +13,17 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+LINES = 400  # of a result table in the terminal
+
 
 def say(text: str) -> None:
-    """Print a line with rich markup; long paths stay whole where stdout is no terminal."""
-    Console(soft_wrap=True, highlight=False).print(text)
+    """Print a line with rich markup (names in it go through ``escape``); long paths stay whole without a terminal."""
+    Console(soft_wrap=True, highlight=False, emoji=False).print(text)
 
 
 def plain(text: str) -> None:
     """Print a line as it is: what an attack finds may look like markup."""
-    Console(soft_wrap=True, highlight=False, markup=False).print(text)
+    Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(text)
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def progress(first: str) -> Iterator[Callable[[str, int, int], None]]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description:<9}"),
+        TextColumn("{task.description:<9}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -68,16 +70,16 @@ def _log(every: float) -> Callable[[str, int, int], None]:
 def record(values: dict[str, Any]) -> None:
     """What a fit says of itself, a line for each value."""
     for key, value in values.items():
-        Console(soft_wrap=True, highlight=False, markup=False).print(f"  {key}: {value}", style="dim")
+        Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(f"  {key}: {value}", style="dim")
 
 
 def rows(found: list[dict[str, Any]]) -> None:
     """The result table, one block under the name of each concept."""
-    from ..report.table import COLUMNS, cells
+    from ..report.table import COLUMNS, cells, literal
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in COLUMNS[1:]:
-        widest = max((len(word) for row in found for word in column.text(row).split()), default=0)
+        widest = max((len(word) for row in found[:LINES] for word in column.text(row).split()), default=0)
         table.add_column(
             column.title,
             justify="right" if column.number else "left",
@@ -86,14 +88,17 @@ def rows(found: list[dict[str, Any]]) -> None:
             min_width=min(widest, 24) if column.title == "prompts" else None,  # an attack's name in one piece
         )
     last = None
-    for row in found:
+    for row in found[:LINES]:
         if row["concept"] != last:
             if last is not None:
                 table.add_row()
-            table.add_row(row["concept"], style="bold")
+            table.add_row(literal(row["concept"]), style="bold")
         last = row["concept"]
         table.add_row(*cells(row)[1:], style="dim" if row["defense"] == "none" else "")
-    Console(soft_wrap=False, width=max(Console().width, 118), highlight=False).print(table)
+    console = Console(soft_wrap=False, width=max(Console().width, 118), highlight=False, markup=False, emoji=False)
+    console.print(table)
+    if found[LINES:]:
+        plain(f"… and {len(found) - LINES:,} rows more: in the report, and with --json")
 
 
 def erased(found: Any) -> None:
@@ -106,13 +111,14 @@ def erased(found: Any) -> None:
     for score in found.table:
         texts = line(score, found.winner)
         table.add_row(*texts[:-1], texts[-1].replace("**", ""), style="bold" if score.name == found.winner else "")
-    Console(width=max(Console().width, 118), highlight=False, markup=False).print(table)
+    Console(width=max(Console().width, 118), highlight=False, markup=False, emoji=False).print(table)
     if found.rows:
         say("")
         rows(list(found.rows))
-    say(f"\n{sentence(found)}")
+    plain(f"\n{sentence(found)}")
     if found.folder:
-        say(f"defense: [bold]{found.folder}[/bold]\nreport: [bold]{found.folder / 'report.html'}[/bold]")
+        folder, report = (escape(str(path)) for path in (found.folder, found.folder / "report.html"))
+        say(f"defense: [bold]{folder}[/bold]\nreport: [bold]{report}[/bold]")
 
 
 def agreements(found: list[dict[str, Any]]) -> None:
@@ -127,7 +133,7 @@ def agreements(found: list[dict[str, Any]]) -> None:
         kappa = "no data" if row["kappa"] is None else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
         counts = (str(row["n"]), str(row["unjudged"]))
         table.add_row(row["concept"], row["first"], row["second"], *counts, equal, kappa)
-    Console(highlight=False, markup=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def grips(found: list[dict[str, Any]]) -> None:
@@ -141,7 +147,7 @@ def grips(found: list[dict[str, Any]]) -> None:
         cosine = (f"{row['cosine']:.2f}", f"{row['cosine_low']:.2f}–{row['cosine_high']:.2f}")
         numbers = (*r, *cosine, str(row["n"]))
         table.add_row(row["where"], row["negative"], t, *numbers, style="bold" if row["t"] is None else "dim")
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def checks(results: list[dict[str, Any]]) -> None:
@@ -153,7 +159,8 @@ def checks(results: list[dict[str, Any]]) -> None:
     table.add_column("detail", overflow="fold")
     for check in results:
         mark = "[green]✓[/green]" if check["ok"] else "[red]✗ failed[/red]"
-        table.add_row(mark, check["name"], f"{check['seconds']:.2f}", str(check.get("detail") or ""))
+        told = escape(check["name"]), f"{check['seconds']:.2f}", escape(str(check.get("detail") or ""))
+        table.add_row(mark, *told)
     bad = sum(not check["ok"] for check in results)
     Console(highlight=False).print(table)
     say(
@@ -171,6 +178,6 @@ def claims(found: list[dict[str, Any]]) -> None:
         table.add_column(**column)
     for claim in found:
         color = colors.get(claim["verdict"], "dim")
-        table.add_row(f"[{color}]{claim['verdict']}[/{color}]", claim["paper"], escape(claim["text"]))
+        table.add_row(f"[{color}]{claim['verdict']}[/{color}]", escape(claim["paper"]), escape(claim["text"]))
     if found:
-        Console(highlight=False).print("\n", table)
+        Console(highlight=False, emoji=False).print("\n", table)

@@ -61,22 +61,25 @@ def fill(template: str, noun: str, style: str = "", *, a: str | None = None) -> 
 
 def words_for(concept: Concept, prompt: Prompt) -> list[str]:
     """Every word for what a prompt asks for: its subject's, train and held-out; else all of the concept's."""
-    for subject in concept.subjects:
-        if subject.slug == prompt.subject:
-            return [*subject.held_out, *subject.train]
+    subject = concept.by_slug.get(prompt.subject)
+    if subject:
+        return [*subject.held_out, *subject.train]
     return [*concept.all_words("held-out"), *concept.all_words("train")]
 
 
 def reworded(concept: Concept, prompt: Prompt, name: str) -> str:
     """The prompt with ``name`` for its first word for the concept; before it, where it has none."""
-    pattern = "|".join(rf"\b{re.escape(word)}\b" for word in sorted(words_for(concept, prompt), key=len, reverse=True))
-    text, count = re.subn(pattern, lambda _: name, prompt.text, count=1, flags=re.IGNORECASE)
+    key = prompt.subject if prompt.subject in concept.by_slug else ""
+    if key not in concept.patterns:
+        words = sorted(words_for(concept, prompt), key=len, reverse=True)
+        concept.patterns[key] = re.compile("|".join(rf"\b{re.escape(word)}\b" for word in words), re.IGNORECASE)
+    text, count = concept.patterns[key].subn(lambda _: name, prompt.text, count=1)
     return text if count else f"{name} {prompt.text}"
 
 
 def thing_asked(concept: Concept, prompt: Prompt) -> str:
     """The word for what a prompt asks for: its subject's first, else the concept's."""
-    asked = next((thing for thing in concept.subjects if thing.slug == prompt.subject), None)
+    asked = concept.by_slug.get(prompt.subject)
     return asked.train[0] if asked else concept.all_words("train")[0]
 
 
@@ -84,7 +87,7 @@ def calmed(concept: Concept, prompt: Prompt) -> str:
     """The prompt with a safe word for its first word for the concept: its subject's anchor; of a style, another one."""
     if concept.kind == "style":
         return reworded(concept, prompt, next(s for s in concept.styles if s != concept.target))
-    subject = next((s for s in concept.subjects if s.slug == prompt.subject), None)
+    subject = concept.by_slug.get(prompt.subject)
     return reworded(concept, prompt, subject.anchor_for(subject.name) if subject else concept.anchor)
 
 
@@ -109,15 +112,16 @@ def prompts(concept: Concept, kind: Kind, split: Split, n: int, seed: int) -> li
         templates = _not_empty(bare_styles(concept), concept, "a style, and empty texts with {s} in them")
     cells = _cells(concept, kind, split)
     dealt = deal(cells, templates, random.Random(_digest(f"{seed}:{concept.name}:{kind}:{split}")))
-    times: dict[str, int] = {}
+    times: dict[str, tuple[str, int]] = {}
     made = []
     for cell, noun, style, template in itertools.islice(dealt, n):
         text = fill(template, noun, style)
-        times[text] = times.get(text, 0) + 1
-        name = f"{concept.name}/{kind}/{split}/{_digest(text)[:12]}/{times[text]}"
+        text, count = times.get(text, (text, 0))  # a text that comes again is one object
+        times[text] = text, count + 1
+        name = f"{concept.name}/{kind}/{split}/{_digest(text)[:12]}/{count + 1}"
         shown = concept.target if concept.kind == "style" and ROLES[kind] == "unsafe" else style
         made.append(Prompt(text, name, image_seed(seed, name), ROLES[kind], kind, split, cell.slug, shown))
-    refuse_minors(p.text for p in made)
+    refuse_minors(times)
     return made
 
 
@@ -152,22 +156,27 @@ def deal(cells: Sequence[Cell], templates: Sequence[str], rng: random.Random) ->
     order = list(dict.fromkeys(itertools.chain.from_iterable(c.styles for c in cells)))
     rng.shuffle(order)
     place = {style: i for i, style in enumerate(order)}
-    hands: list[tuple[Cell, list[Iterator[tuple[str, str, str]]]]] = []
+    turns: dict[tuple[tuple[str, ...], int], list[str]] = {}
+    hands: list[tuple[Cell, list[str], list[list[int]]]] = []
     for i, cell in enumerate(cells):
-        turns = sorted(cell.styles, key=lambda s: (place[s] - i) % len(order))
-        hands.append((cell, [_shuffled(cell.nouns, style, templates, rng) for style in turns]))
+        key = cell.styles, i % len(order)
+        if key not in turns:
+            turns[key] = sorted(cell.styles, key=lambda s: (place[s] - i) % len(order))
+        count = len(cell.nouns) * len(templates)
+        hands.append((cell, turns[key], [_shuffled(count, rng) for _ in cell.styles]))
     for turn in itertools.count():
         rng.shuffle(hands)
-        for cell, styles in hands:
-            yield cell, *next(styles[turn % len(styles)])
+        for cell, styles, orders in hands:
+            round_, style = divmod(turn, len(styles))
+            noun, template = divmod(orders[style][round_ % len(orders[style])], len(templates))
+            yield cell, cell.nouns[noun], styles[style], templates[template]
 
 
-def _shuffled(
-    nouns: Sequence[str], style: str, templates: Sequence[str], rng: random.Random
-) -> Iterator[tuple[str, str, str]]:
-    hand = [(noun, style, template) for noun in nouns for template in templates]
+def _shuffled(n: int, rng: random.Random) -> list[int]:
+    """The places of a hand of ``n``, nouns × templates: what they are is looked up when they are dealt."""
+    hand = list(range(n))
     rng.shuffle(hand)
-    return itertools.cycle(hand)
+    return hand
 
 
 def _cells(concept: Concept, kind: Kind, split: Split) -> list[Cell]:

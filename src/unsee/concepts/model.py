@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -185,6 +187,16 @@ class Concept(_Frozen):
         if len(set(slugs)) < len(slugs):
             raise ValueError("two subjects of one slug")
         return self
+
+    @cached_property
+    def by_slug(self) -> dict[str, Subject]:
+        """The subjects by slug."""
+        return {subject.slug: subject for subject in self.subjects}
+
+    @cached_property
+    def patterns(self) -> dict[str, re.Pattern[str]]:
+        """What :func:`compose.reworded` looks for, by slug ("" for the whole concept), as it is asked for."""
+        return {}
 
     def prompts(self, kind: Kind, split: Split, n: int, seed: int = 0) -> list[Prompt]:
         """``n`` prompts, balanced over subjects × styles, each with the seed of its own image.

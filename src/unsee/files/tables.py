@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +18,7 @@ from .door import TABLE, Place, reading, reason, regular
 
 T = TypeVar("T")
 Row = sqlite3.Row
+AT_ONCE = 2**14  # rows that are written together
 ROWS, UNPACKED = 50_000_000, 16 * 2**30  # of a Parquet file: rows, and bytes once they are unpacked
 OURS = (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.NotSupportedError)  # faults of the code, not the file
 
@@ -185,10 +187,15 @@ def read_parquet(path: Place, what: str, do: str) -> list[dict[str, Any]]:
     return rows
 
 
-def write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """The rows as one Parquet file."""
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], kinds: Mapping[str, str] | None = None) -> None:
+    """The rows as one Parquet file, ``AT_ONCE`` at a time. ``kinds`` are Arrow's types by column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with open(path, "wb") as file:
-        pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    left = iter(rows)
+    some = list(itertools.islice(left, AT_ONCE))
+    schema = pa.schema(list(kinds.items())) if kinds else pa.Table.from_pylist(some).schema
+    with open(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
+        while some:
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+            some = list(itertools.islice(left, AT_ONCE))

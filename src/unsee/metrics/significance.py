@@ -81,6 +81,8 @@ def _means(values: np.ndarray, seed: int) -> np.ndarray:
 
     # Around the first value: a list of equal ones has exactly itself as its interval, without rounding.
     start, apart, n = values[0], values - values[0], len(values)
+    if not apart.any():
+        return np.full(RESAMPLES, start)
     random, most = np.random.default_rng(seed), max(1, AT_ONCE // len(values))
     parts = [min(most, RESAMPLES - done) for done in range(0, RESAMPLES, most)]
     return start + np.concatenate([apart[random.integers(n, size=(part, n))].mean(1) for part in parts])

@@ -12,7 +12,6 @@ from typing import Any
 from ..bench.claims import VERDICTS
 from ..bench.defenses import NONE
 from ..bench.plan import ATTACKED
-from ..metrics.rates import mean
 from . import table
 from .gather import Run
 
@@ -21,7 +20,9 @@ TASK = "text-to-image"
 
 def text(run: Run) -> str:
     """Front matter, headline, claims and the table of all rows."""
-    parts = [_head(run), f"# {run.title}", str(run.headline)]
+    parts = [_head(run), f"# {table.escaped(run.title)}", table.escaped(str(run.headline))]
+    if run.part:
+        parts.append(f"**A part:** {table.escaped(run.part)}. Its rates are of this part alone.")
     if run.records and len(run.records) < run.planned:
         parts.append(f"**Partial:** {len(run.records)} of {run.planned} planned images.")
     if run.claims:
@@ -43,9 +44,9 @@ def claims_table(claims: list[dict[str, Any]]) -> str:
     """A Markdown table: verdict, claim, the paper's figure, ours with its interval and what was asked of it."""
     lines = ["| verdict | paper | claim | paper’s figure | ours [95 %] |", "|---|---|---|---|---|"]
     for claim in sorted(claims, key=lambda c: VERDICTS.index(c["verdict"])):
-        ours = "; ".join(_check(check) for check in claim["checks"]) or claim["why"]
-        cells = (f"**{claim['verdict']}**", claim["paper"], claim["text"], claim["paper_value"], ours)
-        lines.append("| " + " | ".join(_cell(c) for c in cells) + " |")
+        said = [_one_line(claim[key]) for key in ("paper", "text", "paper_value", "why")]
+        ours = "; ".join(_check(check) for check in claim["checks"]) or said[-1]
+        lines.append("| " + " | ".join((f"**{claim['verdict']}**", *said[:-1], ours)) + " |")
     return "\n".join(lines)
 
 
@@ -105,17 +106,15 @@ def _head(run: Run) -> str:
 def _check(check: dict[str, Any]) -> str:
     from .html import METRICS, claim_number
 
-    told = f"{METRICS[check['metric']]} {claim_number(check)}, wanted {check['want']} ({check['what']}"
+    told = f"{METRICS[check['metric']]} {claim_number(check)}, wanted {check['want']} ({_one_line(check['what'])}"
     return told + (f", N = {check['n']})" if check["n"] else ")")
 
 
-def _cell(value: str) -> str:
-    return value.replace("|", "\\|").replace("\n", " ")
+def _one_line(text: str) -> str:
+    """What a suite says, as one cell: line ends in a TOML text are spaces."""
+    return table.escaped(" ".join(text.split()))
 
 
 def _judges(run: Run) -> str:
     judges = dict.fromkeys(f"{r['judge']} {r['judge_version']}" for r in run.rows)
-    seconds = mean(r.seconds for r in run.records)
-    return (
-        f"Judged by {', '.join(judges)}; {seconds:.2f} s an image on average." if judges and seconds is not None else ""
-    )
+    return f"Judged by {table.escaped(', '.join(judges))}." if judges else ""

@@ -1,14 +1,15 @@
-"""What a defense costs: seconds an image, parameters, size and fitting as its saved folder tells; what attacks spent.
+"""What a defense costs: parameters, size and fitting as its saved folder tells; what attacks spent.
 
-Seconds are of unattacked images, beside those of the undefended twins in the same run; nothing says how busy the
-machine was. Parameters and bytes are read off the head of ``model.safetensors``; the seconds of a fit are in the
-folders that a run itself fitted without a stop. What an attack spent is in the folders of what it found. What is not
-known is left out, not guessed.
+Seconds an image are not told: pictures of different defenses are drawn at different times, so theirs would measure what
+else the machine did (``benchmarks/guard_overhead.py`` draws in turn). Parameters and bytes are read off the head of
+``model.safetensors``; the seconds of a fit are in the folders that a run itself fitted without a stop. What an attack
+spent is in the folders of what it found. What is not known is left out, not guessed.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,19 +55,15 @@ def fits(folder: Path, suites: dict[str, dict[str, Any]]) -> dict[Key, list[Fitt
 
 def costs(records: list[Record], known: dict[Key, list[Fitted]]) -> list[dict[str, Any]]:
     """One line for each (suite, concept, defense); the undefended model first where it was run."""
-    seconds: dict[Key, list[float]] = {}
-    for r in records:
-        if r.attack == NONE:
-            seconds.setdefault((r.suite, r.concept, r.defense), []).append(r.seconds)
+    images = Counter((r.suite, r.concept, r.defense) for r in records if r.attack == NONE)
     return [
         {
-            "suite": key[0], "concept": key[1], "defense": key[2], "images": len(each),
-            "seconds_per_image": mean(each), "times_undefended": _times(each, seconds.get((*key[:2], NONE))),
+            "suite": key[0], "concept": key[1], "defense": key[2], "images": count,
             "fit_seconds": _sum(part.seconds for part in known.get(key, [])),
             "parameters": _sum(part.parameters for part in known.get(key, [])),
             "bytes": _sum(part.size for part in known.get(key, [])),
         }
-        for key, each in seconds.items()
+        for key, count in images.items()
     ]  # fmt: skip
 
 
@@ -127,19 +124,25 @@ def _own(folder: Path, parts: list[Part]) -> dict[str, Path]:
 
     A part that fits one folder only takes it away from the others: so one without settings gets what is left.
     """
-    places = {place: _config(place) for place in sorted(folder.glob("*-*")) if place.suffix != ".work"}
-    left = {part.name: [p for p, config in places.items() if _fits(part, config)] for part in parts if part.method}
+    known: dict[str, list[tuple[Path, dict[str, Any]]]] = {}  # method → its folders, and what they say
+    for place in sorted(folder.glob("*-*")):
+        config = None if place.suffix == ".work" else _config(place)
+        if config is not None:
+            known.setdefault(config.defense, []).append((place, _training(config)))
+    left = {
+        part.name: [place for place, said in known.get(part.method, []) if _fits(part, said)]
+        for part in parts
+        if part.method
+    }
     taken: dict[str, Path] = {}
     while sure := {name: each[0] for name, each in left.items() if len(each) == 1}:
         taken |= sure
-        left = {n: [p for p in each if p not in taken.values()] for n, each in left.items() if n not in taken}
+        gone = set(taken.values())
+        left = {n: [p for p in each if p not in gone] for n, each in left.items() if n not in taken}
     return taken
 
 
-def _fits(part: Part, config: Config | None) -> bool:
-    if config is None or config.defense != part.method:
-        return False
-    said = _training(config)
+def _fits(part: Part, said: dict[str, Any]) -> bool:
     return all(said.get(key) == value for key, value in part.settings.items())
 
 
@@ -158,11 +161,6 @@ def _weights(place: Path | None) -> tuple[int | None, int | None]:
     if path is None or not is_file(path):
         return (0, 0) if place else (None, None)
     return sum(math.prod(shape) for shape in tensor_shapes(path).values()), path.stat().st_size
-
-
-def _times(each: list[float], base: list[float] | None) -> float | None:
-    ours, theirs = mean(each), mean(base or [])
-    return ours / theirs if ours is not None and theirs else None
 
 
 def _sum(values: Any) -> Any:

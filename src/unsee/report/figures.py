@@ -5,20 +5,24 @@ Colors are Okabe and Ito's (2008), told apart by the color-blind too; every seri
 
 from __future__ import annotations
 
+import html
 import io
+import itertools
 import re
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 from ..bench.defenses import NONE
-
-if TYPE_CHECKING:
-    from ..types import Record
+from .table import literal
+from .traces import Trace
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GRAY = "#808080"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 INK = "#010203"  # stands for the page's text color; replaced by currentColor
 KINDS = ("benign", "plain", "neighbor", "synonym", "empty")  # in the order of PALETTE
+LEGIBLE = 200  # points of one figure
 WIDTH = 5.0  # inches; small, so that 12 pt stays readable on a phone
 
 
@@ -66,76 +70,81 @@ def sweep(points: list[dict[str, Any]]) -> str:
     axes.set_xlabel("β (larger is gentler)")
     axes.set_ylim(-0.04, 1.04)
     axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
-    _place(axes, axes.get_legend_handles_labels()[0])
+    _place(axes, *axes.get_legend_handles_labels())
     return _svg(figure, "Defense success rate and preservation over beta")
 
 
-def acted(firsts: dict[str, list[int | None]], steps: int) -> str:
+def acted(trace: Trace) -> str:
     """Share of the images of each kind that a guard had redirected by each step; empty where it never did."""
+    firsts = {name: kind.firsts for name, kind in trace.kinds.items()}
     if not any(step is not None for each in firsts.values() for step in each):
         return ""
     figure, axes = _canvas(3.4)
     for kind in (kind for kind in KINDS if firsts.get(kind)):
-        each = firsts[kind]
-        shares = [100 * sum(s is not None and s <= k for s in each) / len(each) for k in range(steps)]
+        each = Counter(firsts[kind])
+        reached = itertools.accumulate(each[step] for step in range(trace.steps))
+        shares = [100 * count / len(firsts[kind]) for count in reached]
         axes.plot(
-            range(steps), shares, color=PALETTE[KINDS.index(kind)], linewidth=2.2, drawstyle="steps-post", label=kind
+            range(trace.steps),
+            shares,
+            color=PALETTE[KINDS.index(kind)],
+            linewidth=2.2,
+            drawstyle="steps-post",
+            label=kind,
         )
     axes.set_xlabel("denoising step (0 is pure noise)")
     axes.set_ylabel("redirected so far, %")
     axes.set_ylim(-3, 103)
     axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
-    _place(axes, axes.get_legend_handles_labels()[0])
+    _place(axes, *axes.get_legend_handles_labels())
     return _svg(figure, "Share of images that the guard had redirected by each step, by kind of prompt")
 
 
 def rates(rows: list[dict[str, Any]]) -> str:
-    """Unsafe rate of each defense on each concept's unsafe prompts, as points with 95 % intervals."""
+    """Unsafe rate of each defense on each concept's unsafe prompts, as points with 95 % intervals.
+
+    Empty without any, and with more than anyone could tell apart.
+    """
     rows = [r for r in rows if r["prompts"] in ("plain", "synonym") and r["unsafe_rate"] is not None]
     if not rows:
         return ""
     defenses = list(dict.fromkeys(r["defense"] for r in rows))
     lines = list(dict.fromkeys((r["concept"], r["prompts"]) for r in rows))
+    if len(defenses) * len(lines) > LEGIBLE:
+        return ""
     figure, axes = _canvas(0.9 + len(lines) * (0.16 + 0.16 * len(defenses)))
-    for row in rows:
-        place = lines.index((row["concept"], row["prompts"]))
-        offset = (defenses.index(row["defense"]) - (len(defenses) - 1) / 2) * 0.7 / len(defenses)
-        share = 100 * row["unsafe_rate"]
+    for number, defense in enumerate(defenses):
+        own = [row for row in rows if row["defense"] == defense]
+        offset = (number - (len(defenses) - 1) / 2) * 0.7 / len(defenses)
+        shares = [100 * row["unsafe_rate"] for row in own]
         axes.errorbar(
-            share,
-            place + offset,
-            xerr=[[max(0, share - 100 * row["low"])], [max(0, 100 * row["high"] - share)]],
-            color=_color(row["defense"], defenses),
-            marker=MARKERS[defenses.index(row["defense"]) % len(MARKERS)],
+            shares,
+            [lines.index((row["concept"], row["prompts"])) + offset for row in own],
+            xerr=[
+                [max(0, share - 100 * row["low"]) for share, row in zip(shares, own)],
+                [max(0, 100 * row["high"] - share) for share, row in zip(shares, own)],
+            ],
+            color=_color(defense, defenses),
+            marker=MARKERS[number % len(MARKERS)],
             markersize=6.5,
+            linestyle="none",
             elinewidth=2,
             markeredgecolor="none",
         )
-    axes.set_yticks(range(len(lines)), [f"{c}\n{p}" if p != "plain" else c for c, p in lines])
+    names = [literal(c) + (f"\n{literal(p)}" if p != "plain" else "") for c, p in lines]
+    axes.set_yticks(range(len(lines)), names)
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlim(-3, 103)
     axes.set_xlabel("unsafe pictures, %")
     axes.grid(axis="x", color=GRAY, alpha=0.25, linewidth=0.8)
-    handles = [
-        _handle(_color(d, defenses), MARKERS[i % len(MARKERS)], "undefended" if d == NONE else d)
-        for i, d in enumerate(defenses)
-    ]
-    _place(axes, handles)
+    handles = [_handle(_color(d, defenses), MARKERS[i % len(MARKERS)]) for i, d in enumerate(defenses)]
+    _place(axes, handles, ["undefended" if d == NONE else d for d in defenses])
     return _svg(figure, "Unsafe rate of each defense with its 95 % interval")
 
 
-def watched(records: list[Record], defense: str) -> str:
-    """What a watching guard saw: p(unsafe) over the steps, for each kind of prompt its median and 10-90 % band.
-
-    Reads the ``p`` of the decisions that ``defense`` (a guard's registered name) recorded; empty text without any.
-    """
-    seen: dict[str, dict[int, list[float]]] = {}
-    for record in records:
-        for event in record.decisions:
-            if event["defense"] == defense and "p" in event:
-                seen.setdefault(record.prompt.kind, {}).setdefault(event["step"], []).append(event["p"])
-    if not seen:
-        return ""
+def watched(trace: Trace) -> str:
+    """What a watching guard saw: p(unsafe) over the steps, for each kind of prompt its median and 10-90 % band."""
+    seen = {name: kind.seen for name, kind in trace.kinds.items()}
     figure, axes = _canvas(3.4)
     for kind in KINDS:
         steps = sorted(seen.get(kind, {}))
@@ -149,11 +158,11 @@ def watched(records: list[Record], defense: str) -> str:
     axes.set_ylabel("p(unsafe)")
     axes.set_ylim(-0.03, 1.03)
     axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
-    _place(axes, axes.get_legend_handles_labels()[0])
-    return _svg(figure, f"p(unsafe) that {defense} saw over the denoising steps, by kind of prompt")
+    _place(axes, *axes.get_legend_handles_labels())
+    return _svg(figure, f"p(unsafe) that {trace.guard} saw over the denoising steps, by kind of prompt")
 
 
-def quantiles(values: list[float]) -> tuple[float, float, float]:
+def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
     """10 %, 50 % and 90 % of ``values``."""
     import numpy as np
 
@@ -200,29 +209,35 @@ def _canvas(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _handle(color: str, marker: str, label: str) -> Any:
+def _handle(color: str, marker: str) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=color, marker=marker, linestyle="none", markersize=8, markeredgewidth=0, label=label)
+    return Line2D([], [], color=color, marker=marker, linestyle="none", markersize=8, markeredgewidth=0)
 
 
-def _place(axes: Any, handles: list[Any]) -> None:
+def _place(axes: Any, handles: list[Any], names: Sequence[str]) -> None:
     legend = axes.figure.legend(
-        handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=11, handletextpad=0.3
-    )
-    for text in legend.get_texts():
+        handles=handles, labels=list(map(str, range(len(names)))), loc="outside upper left", ncols=2, frameon=False,
+        fontsize=11, handletextpad=0.3,
+    )  # fmt: skip
+    # Names come last: a label that starts with an underscore would be left out.
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(literal(name))
         text.set_color(INK)
 
 
 def _svg(figure: Any, label: str) -> str:
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names may hold dollars
     buffer = io.StringIO()
     # A fixed salt and no date: the same rows give the same bytes.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unsee"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "unsee", "text.parse_math": False}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = text.replace(INK, "currentColor")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    made = buffer.getvalue()
+    made = made[made.index("<svg") :]
+    made = re.sub(r"<metadata>.*?</metadata>", "", made, flags=re.S)
+    made = made.replace(INK, "currentColor")
+    return made.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +35,11 @@ def points(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     (``under``): an attack may also do worse than its prompts. A defense is left out where either number is missing.
     """
     made = []
-    for suite, concept in dict.fromkeys((r["suite"], r["concept"]) for r in rows):
-        own = [r for r in rows if (r["suite"], r["concept"], r["split"]) == (suite, concept, "held-out")]
+    by: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for r in rows:
+        by.setdefault((r["suite"], r["concept"]), []).append(r)
+    for (suite, concept), each in by.items():
+        own = [r for r in each if r["split"] == "held-out"]
         kept = {r["defense"]: r for r in own if r["prompts"] == "benign" and r["preservation"] is not None}
         asked: dict[str, dict[str, dict[str, Any]]] = {}
         for r in own:
@@ -73,16 +77,17 @@ def _rate(row: dict[str, Any]) -> float:
 def _point(defense: str, worst: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     return {
         "defense": defense, "rate": worst["unsafe_rate"], "low": worst["low"], "high": worst["high"],
-        "attack": worst["attack"], "kept": kept["preservation"],
+        "attack": worst["attack"], "unjudged": worst["unjudged"], "kept": kept["preservation"],
         "kept_low": kept.get("preservation_low"), "kept_high": kept.get("preservation_high"),
     }  # fmt: skip
 
 
 def _front(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The points with ``front``: whether no other is at least as good in both numbers and better in one."""
-    return [p | {"front": not any(_beats(q, p) for q in found)} for p in found]
-
-
-def _beats(q: dict[str, Any], p: dict[str, Any]) -> bool:
-    no_worse = q["rate"] <= p["rate"] and q["kept"] >= p["kept"]
-    return no_worse and (q["rate"] < p["rate"] or q["kept"] > p["kept"])
+    most: dict[float, float] = {}  # rate → the most that any point of this rate keeps
+    for p in found:
+        most[p["rate"]] = max(p["kept"], most.get(p["rate"], p["kept"]))
+    best, reached = -math.inf, {}
+    for rate in sorted(most):
+        reached[rate], best = best, max(best, most[rate])  # what those of lower rates keep
+    return [p | {"front": reached[p["rate"]] < p["kept"] == most[p["rate"]]} for p in found]

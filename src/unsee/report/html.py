@@ -22,6 +22,8 @@ from . import audit, figures, heat, table, traces
 from .gather import Run, gather
 
 EXAMPLES = {"plain": 4, "synonym": 2, "empty": 2, "neighbor": 2, "benign": 2}  # the first of each concept's
+PICTURES = 480  # of these, at most
+MOST_TRACES = 12  # guards with figures
 LARGEST = 320  # pixels; larger pictures are scaled down for the page
 KINDS = {
     "plain": "asks for it by name",
@@ -54,13 +56,14 @@ def page(run: Run, store: Store) -> str:
         "stacked": stacked,
         "percent": table.percent,
         "points": claim_number,
+        "literal": table.literal,
         "short": short,
     }
     return environment.get_template("report.html.j2").render(_page(run, store))
 
 
 def named(defense: str) -> str:
-    return "undefended" if defense == NONE else defense
+    return "undefended" if defense == NONE else table.literal(defense)
 
 
 def stacked(defense: str) -> Any:
@@ -115,10 +118,11 @@ def _signed(check: dict[str, Any]) -> bool:
 
 def _page(run: Run, store: Store) -> dict[str, Any]:
     plain = [row for row in run.rows if row["attack"] == NONE]
-    examples = _examples(store, run.records)
+    cards, more = _examples(run.records)
+    examples = [card | {"pictures": [picture(store, r) for r in card["pictures"]]} for card in cards]
 
     def place(line: dict[str, Any]) -> str:
-        return line["concept"] + (f" · {line['suite']}" if len(run.suites) > 1 else "")
+        return table.literal(line["concept"]) + (f" · {line['suite']}" if len(run.suites) > 1 else "")
 
     return {
         "place": place,
@@ -132,11 +136,13 @@ def _page(run: Run, store: Store) -> dict[str, Any]:
         "columns": table.COLUMNS,
         "rows": [(row, list(zip(table.cells(row), table.sorting(row), strict=True))) for row in run.rows],
         "rates": figures.rates(plain),
+        "more": more,
         "tradeoffs": [t | {"svg": figures.tradeoff(t["points"], t["under"])} for t in heat.points(run.rows)],
         "sweeps": [s | {"svg": figures.sweep(s["points"])} for s in run.sweeps],
         "costs": _by([line | {"place": place(line)} for line in run.costs], "place"),
         "strikes": _by([line | {"place": line["suite"]} for line in run.strikes], "place"),
-        "traces": _traces(store, run),
+        "traces": _traces(store),
+        "most_traces": MOST_TRACES,
         "examples": examples,
         "widest": max((len(card["pictures"]) for card in examples), default=3),
         "kinds": KINDS,
@@ -172,36 +178,46 @@ def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def _traces(store: Store, run: Run) -> list[dict[str, Any]]:
-    """For each suite, concept, defense and guard that gives p(unsafe): two figures, a table, single images."""
+def _traces(store: Store) -> list[dict[str, Any]]:
+    """For each suite, concept, defense and guard that gives p(unsafe): two figures, a table, single images.
+
+    Of more than ``MOST_TRACES`` the table alone.
+    """
     made = []
-    for (suite, concept, defense, guard), own in traces.groups(run.records).items():
-        firsts: dict[str, list[int | None]] = {}
-        for r in own:
-            firsts.setdefault(r.prompt.kind, []).append(traces.first_acted(r, guard))
-        steps = 1 + max(event["step"] for r in own for event in r.decisions)
+    for number, ((suite, concept, defense, _), trace) in enumerate(traces.traces(store.decided()).items()):
+        shown = number < MOST_TRACES
         made.append({
-            "suite": suite, "concept": concept, "defense": defense, "svg": figures.watched(own, guard),
-            "acted": figures.acted(firsts, steps), "summary": traces.summary(own, guard),
-            "strips": [picture(store, r) | {"prompt": r.prompt, "steps": s} for r, s in traces.strips(own, guard)],
+            "suite": suite, "concept": concept, "defense": defense, "svg": figures.watched(trace) if shown else "",
+            "acted": figures.acted(trace) if shown else "", "summary": trace.summary(),
+            "strips": [picture(store, r) | {"prompt": r.prompt, "steps": s} for r, s in trace.strips() if shown],
         })  # fmt: skip
     return made
 
 
-def _examples(store: Store, records: list[Record]) -> list[dict[str, Any]]:
-    """The first prompts of each concept and kind, each with its picture under every defense."""
+def _examples(records: list[Record]) -> tuple[list[dict[str, Any]], int]:
+    """The first prompts of each concept and kind, each with its records under every defense, and how many more
+    there would be: ``PICTURES`` at most are shown, the first of every concept and kind before the second of any."""
     cards: dict[tuple[str, str, str, str, str], dict[str, Any]] = {}
-    for r in (r for r in records if r.attack == NONE):
-        key = (r.suite, r.concept, r.prompt.kind, r.prompt.split, r.prompt.id)
-        card = cards.setdefault(key, {"concept": r.concept, "prompt": r.prompt, "pictures": []})
-        card["pictures"].append(r)
-    shown = []
     count: dict[tuple[str, str, str], int] = {}
-    for (suite, concept, kind, _, _), card in cards.items():
-        count[suite, concept, kind] = count.get((suite, concept, kind), 0) + 1
-        if count[suite, concept, kind] <= EXAMPLES[kind]:
-            shown.append(card | {"pictures": [picture(store, r) for r in card["pictures"]]})
-    return sorted(shown, key=lambda c: [s["concept"] for s in shown].index(c["concept"]))
+    for r in (r for r in records if r.attack == NONE):
+        of = (r.suite, r.concept, r.prompt.kind)
+        key = (*of, r.prompt.split, r.prompt.id)
+        if key not in cards:
+            if count.get(of, 0) == EXAMPLES[r.prompt.kind]:
+                continue
+            count[of] = count.get(of, 0) + 1
+            cards[key] = {"concept": r.concept, "prompt": r.prompt, "pictures": [], "rank": count[of]}
+        cards[key]["pictures"].append(r)
+    left, shown = PICTURES, list[dict[str, Any]]()
+    for card in sorted(cards.values(), key=lambda card: card["rank"]):
+        left -= len(card["pictures"])
+        if left < 0 and shown:
+            break
+        shown.append(card)
+    place = {concept: i for i, concept in enumerate(dict.fromkeys(card["concept"] for card in cards.values()))}
+    kept = {id(card) for card in shown}
+    ordered = sorted((c for c in cards.values() if id(c) in kept), key=lambda card: place[card["concept"]])
+    return ordered, len(cards) - len(shown)
 
 
 def picture(store: Store, record: Record) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bench.defenses import NONE
-from ..bench.rows import summary, undefended
+from ..bench.rows import compared, rows_of, undefended
 from ..metrics.rates import Rate, mean, unsafe_rate
+from ..metrics.significance import holm
 from ..types import Outcome, Prompt, Record
 from .heat import shared
-from .table import MINUS, THIN, percent
+from .table import MINUS, THIN, chance_of, literal, percent
+
+SURE = 0.05  # below it a difference is called one
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,11 @@ class Story:
         return f"{self.lead} {self.detail}".strip()
 
 
-def headline(records: list[Record]) -> Story:
-    """What to say first. Says so when nothing was judged or when no difference could be shown."""
+def headline(records: list[Record], rows: list[dict[str, Any]] | None = None) -> Story:
+    """What to say first. Says so when nothing was judged, no difference could be shown, or nothing attacked.
+
+    ``rows`` are those of the records, where they were made already.
+    """
     asked = _asked(records)
     if not asked:
         return Story("Nothing has been drawn for an unsafe prompt yet.")
@@ -41,15 +47,35 @@ def headline(records: list[Record]) -> Story:
     if base is None or base["unsafe_rate"] is None:
         return Story("None of the undefended pictures could be judged, so there is no rate to tell.")
     shown = {name: row for name, row in pooled.items() if row["difference"] is not None}
-    what = _either(list(dict.fromkeys(r.concept for r in asked)))
+    what = _either([literal(name) for name in dict.fromkeys(r.concept for r in asked)])
+    model = literal(asked[0].model)
     if not shown:
         rate = percent(base["unsafe_rate"])
-        return Story(f"Undefended, {asked[0].model} shows {what} in {rate} of its pictures.", _base(base))
+        return Story(f"Undefended, {model} shows {what} in {rate} of its pictures.", _base(base))
+    _tested(shown, asked, rows_of(records) if rows is None else rows)
     met = _attacked(records, asked[0].prompt)
     best = _best(shown, met)
-    lead = _lead(asked[0].model, what, best, base, shown)
-    details = [_base(base), _lost(shown[best], best), _interval(shown[best]), _under(met[best]), _kept(records, best)]
+    lead = _lead(model, what, best, base, shown)
+    lost, under = _lost(shown[best], best), _under(records, met[best])
+    details = [_base(base), lost, _interval(shown[best]), under, _kept(records, best)]
     return Story(lead, " ".join(filter(None, details)))
+
+
+def _tested(shown: dict[str, dict[str, Any]], asked: list[Record], rows: list[dict[str, Any]]) -> None:
+    """Give each defense the ``p`` of its pooled difference, adjusted (Holm) over the defenses that are compared.
+
+    What is pooled of one row of the table has no smaller p than that row has there.
+    """
+    for row, p in zip(shown.values(), holm([row["p_value"] for row in shown.values()]), strict=True):
+        row["p"] = p
+    like = asked[0].prompt
+    by: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if (row["attack"], row["prompts"], row["split"]) == (NONE, like.kind, like.split) and row.get("p_holm"):
+            by[row["defense"]].append(row["p_holm"])
+    for name, found in by.items():
+        if name in shown and len(found) == 1:
+            shown[name]["p"] = max(shown[name]["p"], found[0])
 
 
 def _asked(records: list[Record]) -> list[Record]:
@@ -90,23 +116,29 @@ def _best(shown: dict[str, dict[str, Any]], met: dict[str, dict[str, Rate]]) -> 
 
 def _pooled(records: list[Record]) -> dict[str, dict[str, Any]]:
     base = undefended(records)
-    names = dict.fromkeys(r.defense for r in records)
-    return {name: summary([r for r in records if r.defense == name], base) for name in names}
+    by: dict[str, list[Record]] = {}
+    for r in records:
+        by.setdefault(r.defense, []).append(r)
+    return {name: compared(group, base) for name, group in by.items()}
 
 
 def _lead(model: str, what: str, name: str, base: dict[str, Any], shown: dict[str, dict[str, Any]]) -> str:
-    row = shown[name]
+    row, called = shown[name], literal(name)
     before, after = percent(base["unsafe_rate"]), percent(row["unsafe_rate"])
-    if _undecided(row):
+    if row["difference_low"] <= 0 <= row["difference_high"]:
         none = all(map(_undecided, shown.values()))
-        who = "No defense here was" if none else f"What withstands most, {name}, was not"
-        return f"{who} shown to change how often {model} shows {what}: {before} without, {after} with {name}."
+        who = "No defense here was" if none else f"What withstands most, {called}, was not"
+        return f"{who} shown to change how often {model} shows {what}: {before} without, {after} with {called}."
+    if _undecided(row):
+        found = f"{model} shows {what} in {before} of its pictures without a defense and in {after} with {called}"
+        return f"Undecided, n is too small: {found} (n = {row['n'] - row['unjudged']}, p = {chance_of(row['p'])})."
     verb = "cut" if row["difference"] < 0 else "raised"
-    return f"With {name}, pictures that show {what} were {verb} from {before} to {after}."
+    return f"With {called}, pictures that show {what} were {verb} from {before} to {after}."
 
 
 def _undecided(row: dict[str, Any]) -> bool:
-    return bool(row["difference_low"] <= 0 <= row["difference_high"])
+    """A difference is one where its interval and its p both say so."""
+    return bool(row["difference_low"] <= 0 <= row["difference_high"] or row["p"] >= SURE)
 
 
 def _base(base: dict[str, Any]) -> str:
@@ -117,7 +149,7 @@ def _base(base: dict[str, Any]) -> str:
 
 def _lost(row: dict[str, Any], name: str) -> str:
     lost = row["unjudged"]
-    return f"{lost} picture{'s' if lost > 1 else ''} with {name} could not be judged." if lost else ""
+    return f"{lost} picture{'s' if lost > 1 else ''} with {literal(name)} could not be judged." if lost else ""
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -131,14 +163,15 @@ def _interval(row: dict[str, Any]) -> str:
     )
 
 
-def _under(met: dict[str, Rate]) -> str:
+def _under(records: list[Record], met: dict[str, Rate]) -> str:
     if not met:
-        return ""
+        attacked = any(r.attack != NONE for r in records)
+        return "It met no attack that could be judged." if attacked else "Nothing attacked it: this run has no attacks."
     attack, rate = max(met.items(), key=lambda item: item[1].rate or 0.0)
     which = "" if len(met) == 1 else f", the worst of {len(met)} attacks"
     lost = f", {rate.unjudged} unjudged" if rate.unjudged else ""
     return (
-        f"Under {attack}{which}, it is {percent(rate.rate)} "
+        f"Under {literal(attack)}{which}, it is {percent(rate.rate)} "
         f"({percent(rate.low)} to {percent(rate.high)}, {rate.n} prompts{lost})."
     )
 

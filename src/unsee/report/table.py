@@ -8,6 +8,7 @@ data" where it was to be but nothing could be judged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 NOTHING, EMPTY = "–", "no data"
 THIN = "\N{NO-BREAK SPACE}"  # between a number and its %
 MINUS = "\N{MINUS SIGN}"
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+MARKS = re.compile(r"[\\`*\[\]<|~$]|&(?=[#\w])|(?<!\w)_|_(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,34 @@ def chance(row: dict[str, Any]) -> str:
     p = row.get("p_holm")
     if p is None:
         return _gap(row) if "p_holm" in row else NOTHING
+    return chance_of(p)
+
+
+def chance_of(p: float) -> str:
+    """As :func:`chance`.
+
+    >>> chance_of(0.0004), chance_of(0.034), chance_of(0.5)
+    ('<.001', '.034', '.50')
+    """
     return "<.001" if p < 0.001 else _bare(p, 3 if p < 0.0995 else 2)
+
+
+def literal(text: str) -> str:
+    """A name as one line: what cannot be seen, or would move what follows, is written out.
+
+    >>> print(literal("two\\nlines"), literal("sld:preset=strong"))
+    two\\nlines sld:preset=strong
+    """
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def escaped(text: str) -> str:
+    """Text for Markdown, where it shows as it is written: nothing in it is a mark, a tag, a formula or a cell's end.
+
+    >>> print(escaped("a|b $x$ <i> [y] `z` *w* snake_case"))
+    a\\|b \\$x\\$ \\<i> \\[y\\] \\`z\\` \\*w\\* snake_case
+    """
+    return MARKS.sub(r"\\\g<0>", literal(text))
 
 
 def kept(row: dict[str, Any]) -> str:
@@ -75,8 +105,8 @@ def count(row: dict[str, Any]) -> str:
 
 
 COLUMNS = (
-    Column("concept", lambda r: r["concept"], number=False),
-    Column("defense", lambda r: r["defense"], number=False),
+    Column("concept", lambda r: literal(r["concept"]), number=False),
+    Column("defense", lambda r: literal(r["defense"]), number=False),
     Column("prompts", lambda r: _prompts(r), number=False),
     Column("n", count, key="n"),
     Column("unsafe [95 %]", rate, key="unsafe_rate"),
@@ -86,7 +116,6 @@ COLUMNS = (
     Column("preserved", kept, key="preservation"),
     Column("CLIP", lambda r: _one(r["clip_score"]), key="clip_score"),
     Column("right", lambda r: percent(r.get("drawn_right")), key="drawn_right"),
-    Column("s/image", lambda r: _two(r["seconds_per_image"]), key="seconds_per_image"),
 )
 
 
@@ -105,12 +134,15 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     """A Markdown table, for README and docs."""
     head = "| " + " | ".join(c.title for c in COLUMNS) + " |"
     rule = "|" + "|".join("---:" if c.number else "---" for c in COLUMNS) + "|"
-    return "\n".join([head, rule, *("| " + " | ".join(cells(row)) + " |" for row in rows)]) + "\n"
+    lines = (
+        "| " + " | ".join(c.text(row) if c.number else escaped(c.text(row)) for c in COLUMNS) + " |" for row in rows
+    )
+    return "\n".join([head, rule, *lines]) + "\n"
 
 
 def _prompts(row: dict[str, Any]) -> str:
-    attack = "" if row["attack"] == "none" else f" under {row['attack']}"
-    return row["prompts"] + ("" if row["split"] == "held-out" else f" ({row['split']})") + attack
+    attack = "" if row["attack"] == "none" else f" under {literal(row['attack'])}"
+    return literal(row["prompts"]) + ("" if row["split"] == "held-out" else f" ({row['split']})") + attack
 
 
 def _gap(row: dict[str, Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..bench.defenses import NONE
@@ -13,45 +16,71 @@ ACTED = "redirected"
 Group = tuple[str, str, str, str]  # suite, concept, defense, guard
 
 
-def groups(records: list[Record]) -> dict[Group, list[Record]]:
-    """The records without an attack in which a guard told p(unsafe), by guard."""
-    found: dict[Group, list[Record]] = {}
+@dataclass
+class Kind:
+    """What is kept of the images of one kind: numbers of all of them, records of the few that may be shown."""
+
+    firsts: list[int | None] = field(default_factory=list)  # the step at which each was first redirected
+    seen: dict[int, array[float]] = field(default_factory=dict)  # step → p(unsafe) of all
+    acted: list[Record] = field(default_factory=list)  # the first that were redirected, that were not, and of all
+    left: list[Record] = field(default_factory=list)
+    first: list[Record] = field(default_factory=list)
+
+
+@dataclass
+class Trace:
+    """One guard on the images of one defense; they are added one by one, for all of them may not fit in memory."""
+
+    guard: str
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, record: Record) -> None:
+        kind, most = self.kinds.setdefault(record.prompt.kind, Kind()), SHOWN[record.prompt.kind]
+        own = [event for event in record.decisions if event["defense"] == self.guard]
+        for event in own:
+            if "p" in event:
+                kind.seen.setdefault(event["step"], array("d")).append(event["p"])
+        self.steps = max(self.steps, 1 + max(event["step"] for event in record.decisions))
+        first = min((event["step"] for event in own if event.get("done") == ACTED), default=None)
+        kind.firsts.append(first)
+        for kept, wanted in (
+            (kind.left if first is None else kind.acted, most),
+            (kind.first, 2 * most),
+        ):
+            if len(kept) < wanted:
+                kept.append(record)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """For each kind of prompts: images, how many were redirected, at the first step, and these steps' median."""
+        lines = []
+        for name in (name for name in SHOWN if name in self.kinds):
+            firsts = self.kinds[name].firsts
+            acted = sorted(step for step in firsts if step is not None)
+            middle = acted[len(acted) // 2] if acted else None
+            lines.append({"kind": name, "images": len(firsts), "acted": len(acted),
+                          "at_once": sum(step == 0 for step in acted), "median": middle,
+                          "latest": acted[-1] if acted else None})  # fmt: skip
+        return lines
+
+    def strips(self) -> list[tuple[Record, list[dict[str, Any]]]]:
+        """A few images with their steps: the first of each kind, its exceptions (the rarer outcome) before others."""
+        chosen = []
+        for name, most in SHOWN.items():
+            kind = self.kinds.get(name, Kind())
+            acted = sum(step is not None for step in kind.firsts)
+            rare = (kind.acted if 2 * acted < len(kind.firsts) else kind.left)[: most // 2]
+            chosen += rare + [r for r in kind.first if r not in rare][: most - len(rare)]
+        return [(r, _steps(r, self.guard)) for r in chosen]
+
+
+def traces(records: Iterable[Record]) -> dict[Group, Trace]:
+    """Of the records without an attack in which a guard told p(unsafe), by guard."""
+    found: dict[Group, Trace] = {}
     for r in (r for r in records if r.attack == NONE):
         for name in dict.fromkeys(event["defense"] for event in r.decisions if "p" in event):
-            found.setdefault((r.suite, r.concept, r.defense, name), []).append(r)
+            found.setdefault((r.suite, r.concept, r.defense, name), Trace(name)).add(r)
     return found
-
-
-def first_acted(record: Record, guard: str) -> int | None:
-    """The step at which ``guard`` first redirected this image; None if it never did."""
-    steps = [e["step"] for e in record.decisions if e["defense"] == guard and e.get("done") == ACTED]
-    return min(steps, default=None)
-
-
-def summary(records: list[Record], guard: str) -> list[dict[str, Any]]:
-    """For each kind of prompts: images, how many were redirected, at the first step, and the median step of these."""
-    lines = []
-    for kind in SHOWN:
-        firsts = [first_acted(r, guard) for r in records if r.prompt.kind == kind]
-        acted = sorted(step for step in firsts if step is not None)
-        if firsts:
-            middle = acted[len(acted) // 2] if acted else None
-            at_once = sum(step == 0 for step in acted)
-            lines.append({"kind": kind, "images": len(firsts), "acted": len(acted), "at_once": at_once,
-                          "median": middle, "latest": acted[-1] if acted else None})  # fmt: skip
-    return lines
-
-
-def strips(records: list[Record], guard: str) -> list[tuple[Record, list[dict[str, Any]]]]:
-    """A few images with their steps: the first of each kind, its exceptions (the rarer outcome) before the others."""
-    chosen = []
-    for kind, most in SHOWN.items():
-        own = [r for r in records if r.prompt.kind == kind]
-        acted = [r for r in own if first_acted(r, guard) is not None]
-        rare = acted if 2 * len(acted) < len(own) else [r for r in own if first_acted(r, guard) is None]
-        first = rare[: most // 2]
-        chosen += first + [r for r in own if r not in first][: most - len(first)]
-    return [(r, _steps(r, guard)) for r in chosen]
 
 
 def _steps(record: Record, guard: str) -> list[dict[str, Any]]:
