@@ -21,7 +21,7 @@ from typing import Any
 
 MARK = re.compile(r"(<!-- numbers:([\w.-]+)((?: \w+=[^ ]+)*) -->)\n.*?(<!-- /numbers -->)", re.DOTALL)
 HEAD = ("concept", "prompts", "defense", "attack", "N", "unjudged", "unsafe", "undefended", "difference",
-        "p (Holm)", "touched", "preservation", "CLIP score", "drawn right", "s / image")  # fmt: skip
+        "p (Holm)", "touched", "preservation", "CLIP score", "drawn right")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -89,7 +89,6 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
             spread(r, "preservation"),
             spread(r, "clip_score"),
             share(r.get("drawn_right")),
-            number(r.get("seconds_per_image")),
         )
         for r in rows
     ]

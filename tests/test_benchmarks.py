@@ -52,3 +52,31 @@ def test_ine_cost(monkeypatch, capsys):
     )
     assert {row["extra_denoiser_passes"] for row in found["carriers"].values()} == {0}
     assert len(found["carriers"]) == 3 and all(row["ratio"] > 0 for row in found["carriers"].values())
+
+
+def test_growth(tmp_path):
+    """Every stage does what it says, and all of it; how time grows is the slow test's."""
+    stages = runpy.run_path(str(FOLDER / "growth.py"))["STAGES"]
+    assert stages["plan"](80, tmp_path) == {"groups": 20, "cells": 80, "batches": 20}
+    found = stages["store"](80, tmp_path)
+    assert (found["drawn"], found["left"]) == (80, 0) and found["pictures"] > 0
+    assert stages["export"](80, tmp_path)["records"] == 80
+    assert stages["report"](80, tmp_path) | {"bytes": 0} == {"records": 80, "rows": 20, "bytes": 0}
+    assert stages["stacks"](80, tmp_path) == {"stacks": 2, "groups": 80}
+    assert stages["subjects"](80, tmp_path)["prompts"] == 8
+
+
+def test_growth_has_a_process_for_each_size_and_an_exponent(monkeypatch, capsys):
+    found = run("growth", ["--sizes", "80,160", "--stages", "stacks", "--json"], monkeypatch, capsys)
+    assert [(row["stage"], row["n"], row["counts"]["groups"]) for row in found["rows"]] == [
+        ("stacks", 80, 80),
+        ("stacks", 160, 160),
+    ]
+    assert all(row["megabytes"] > 0 and row["exponent"] is not None for row in found["rows"])
+
+
+@pytest.mark.slow
+def test_growth_is_linear(monkeypatch, capsys):
+    found = run("growth", ["--sizes", "3000,30000", "--json"], monkeypatch, capsys)
+    assert {row["stage"]: row["exponent"] for row in found["rows"] if row["exponent"] > 1.1} == {}
+    assert max(row["megabytes"] for row in found["rows"]) < 1000

@@ -205,8 +205,7 @@ def test_what_is_sound_is_read(tmp_path):
     tensors, metadata = files.load_tensors(path)
     assert tensors["x"].tolist() == [[0, 1, 2], [3, 4, 5]] and metadata == {"k": "v"}
     assert files.tensor_shapes(path) == {"x": (2, 3)}
-    with files.parquet_writer(path, {"a": "int64", "b": "string"}) as write:
-        write([[1], ["x"]])
+    files.write_parquet(path, [{"a": 1, "b": "x"}])
     assert (
         files.read_parquet(path, "w", "d")
         == [{"a": 1, "b": "x"}]

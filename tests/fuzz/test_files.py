@@ -64,10 +64,7 @@ def torch_bytes(value: Any) -> bytes:
 
 
 def parquet_bytes(folder: Path, rows: list[dict[str, Any]]) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist(rows), folder / "made.parquet")
+    files.write_parquet(folder / "made.parquet", rows)
     return (folder / "made.parquet").read_bytes()
 
 

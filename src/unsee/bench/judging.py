@@ -29,17 +29,20 @@ def judge_again(folder: str | Path, judge: str, *, batch_size: int = 16,
     made = judges.load(judge)
     with Store(folder, write=True) as store:
         known = {c.name: c for suite in store.suites().values() for c in map(concepts.load, suite["spec"]["concepts"])}
-        asked: dict[tuple[str, str], Prompt] = {(r.concept, r.cell): r.prompt for r in store.records()}
+        asked: dict[str, dict[str, Prompt]] = {concept: {} for concept in known}
+        for r in store.brief():
+            if r.concept in asked:
+                asked[r.concept][r.cell] = r.prompt
         todo = []
         for concept in known:
             have = store.have_verdicts(concept, made.name, made.version)
-            todo.append((concept, [cell for of, cell in asked if of == concept and cell not in have]))
+            todo.append((concept, [cell for cell in asked[concept] if cell not in have]))
         total, done = sum(len(cells) for _, cells in todo), 0
         for concept, cells in todo:
             for batch in batches(cells, batch_size):
                 images = [store.image_of(cell) for cell in batch]
                 with fixed(THREADS):
-                    verdicts = made(images, [asked[concept, cell] for cell in batch], known[concept])
+                    verdicts = made(images, [asked[concept][cell] for cell in batch], known[concept])
                 store.put_verdicts(concept, dict(zip(batch, verdicts, strict=True)))
                 done += len(batch)
                 if progress:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic cannot read typing's before Python 3.12
 
 from ..errors import BadFile
 from ..files import Name, parse_json
@@ -62,11 +63,10 @@ class Mark(BaseModel):
     finished: bool = False
 
 
-class Line(TypedDict):
+class Line(BaseModel):
     """The columns of a record that are no JSON, as :class:`Record` and :class:`Verdict` have them."""
 
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
-
+    model_config = ConfigDict(strict=True, frozen=True)
     cell: str
     suite: str
     model: str
@@ -85,50 +85,88 @@ class Line(TypedDict):
     clip_score: Finite | None
 
 
-LINE = TypeAdapter(Line)
-ROW = (
-    "cell", "suite", "model", "concept", "defense", "attack", "prompt", "twin", "image", "seconds", "outcome", "score",
-    "judge", "version", "reason", "preservation", "clip_score", "labels", "decisions", "versions",
-)  # fmt: skip
+class Told(BaseModel):
+    """The labels that rows tell of."""
+
+    model_config = ConfigDict(extra="forbid")
+    subject_right: bool | None
+    threshold: Finite | None
+    license: str | None
 
 
-def record(row: Sequence[Any], where: object, prompt: Callable[[str], Prompt],
-           read: Callable[[str], dict[str, Any]] | None = None) -> Record:  # fmt: skip
-    """A row of the store, in the order of ``ROW``, as a :class:`Record`. Raises :class:`BadFile` with the column that
-    is wrong. Texts that many records have are the same object in all."""
-    named = dict(zip(ROW, row, strict=True))
-    asked, told, decided, made_with = (named.pop(name) for name in ("prompt", "labels", "decisions", "versions"))
+COLUMNS = tuple(Line.model_fields)
+TOLD = tuple(Told.model_fields)
+PROMPT = tuple(field.name for field in dataclasses.fields(Prompt))
+EXPORTED = {  # column → its type in Parquet
+    **dict.fromkeys(("cell", "suite", "model", "concept", "defense", "attack", "image"), "string"),
+    "seconds": "double",
+    **dict.fromkeys(("twin", "decisions", "versions"), "string"),
+    **{f"prompt_{name}": "int64" if name == "seed" else "string" for name in PROMPT},
+    "verdict_outcome": "string",
+    "verdict_score": "double",
+    **{f"verdict_{name}": "string" for name in ("judge", "version", "reason", "labels")},
+    "preservation": "double",
+    "clip_score": "double",
+}
+_dump = json.JSONEncoder(sort_keys=True, default=str).encode
+
+
+def record(row: Mapping[str, Any], where: object, prompts: Callable[..., Any] | None = None) -> Record:
+    """A line of the store as a :class:`Record`. Raises :class:`BadFile` with the column that is wrong.
+
+    ``prompts`` reads as :func:`value` does, and may remember what it read.
+    """
+    labels = value(Labels, row["labels"], where, "labels").model_dump(exclude_unset=True)
+    decisions = tuple(value(list[dict[str, Any]], row["decisions"], where, "decisions"))
+    versions = value(dict[str, str], row["versions"], where, "versions")
+    return _record(row, where, prompts or value, labels, decisions, versions)
+
+
+def brief(row: Mapping[str, Any], where: object, prompts: Callable[..., Any]) -> Record:
+    """As :func:`record`, without decisions and versions, of a line whose labels are those of ``TOLD``."""
+    return _record(row, where, prompts, prompts(Told, row["labels"], where, "labels").model_dump(), (), {})
+
+
+def _record(row: Mapping[str, Any], where: object, prompts: Callable[..., Any], labels: dict[str, Any],
+            decisions: tuple[dict[str, Any], ...], versions: dict[str, str]) -> Record:  # fmt: skip
     try:
-        line = LINE.validate_python(named)
+        line = Line.model_validate({name: row[name] for name in COLUMNS})
     except ValidationError as error:
-        raise _bad(error, where, f"cell {str(named['cell'])[:16]!r}") from None
-    if (line["score"] is None) != (line["outcome"] == "unjudged"):
-        raise BadFile("a score where there is a verdict, and only there", f"{where} (cell {line['cell']!r})", DO)
-    text = {name: intern(value) for name, value in line.items() if isinstance(value, str)}
-    said = labels(told, where) if read is None else read(told)
-    outcome = cast(Outcome, text["outcome"])
+        raise _bad(error, where, f"cell {str(row['cell'])[:16]!r}") from None
+    if (line.score is None) != (line.outcome == "unjudged"):
+        raise BadFile("a score where there is a verdict, and only there", f"{where} (cell {line.cell!r})", DO)
+    judge, version, reason = intern(line.judge), intern(line.version), intern(line.reason)
     return Record(
-        cell=text["cell"],
-        suite=text["suite"],
-        model=text["model"],
-        concept=text["concept"],
-        defense=text["defense"],
-        attack=text["attack"],
-        prompt=prompt(asked),
-        image=text["image"],
-        verdict=Verdict(outcome, line["score"], text["judge"], text["version"], text["reason"], said),
-        seconds=line["seconds"],
-        twin=text["twin"],
-        decisions=tuple(value(list[dict[str, Any]], decided, where, "decisions")),
-        metrics={"preservation": line["preservation"], "clip_score": line["clip_score"]},
-        versions=value(dict[str, str], made_with, where, "versions"),
+        cell=intern(line.cell),  # twins, pictures and names stand in many records, each as one text
+        suite=intern(line.suite),
+        model=intern(line.model),
+        concept=intern(line.concept),
+        defense=intern(line.defense),
+        attack=intern(line.attack),
+        prompt=prompts(Prompt, row["prompt"], where, "prompt"),
+        image=intern(line.image),
+        verdict=Verdict(cast(Outcome, intern(line.outcome)), line.score, judge, version, reason, labels),
+        seconds=line.seconds,
+        twin=intern(line.twin),
+        decisions=decisions,
+        metrics={"preservation": line.preservation, "clip_score": line.clip_score},
+        versions=versions,
     )
 
 
-def labels(text: str, where: object) -> dict[str, Any]:
-    """What a judge added to a verdict."""
-    found: dict[str, Any] = value(Labels, text, where, "labels").model_dump(exclude_unset=True)
-    return found
+def fields(prompt: Prompt) -> dict[str, Any]:
+    """As ``dataclasses.asdict``, which copies every value."""
+    return {name: getattr(prompt, name) for name in PROMPT}
+
+
+def flat(r: Record) -> dict[str, Any]:
+    """A record as the columns of ``EXPORTED``, nested values as JSON text."""
+    v = r.verdict
+    own = (r.cell, r.suite, r.model, r.concept, r.defense, r.attack, r.image, r.seconds, r.twin)
+    said = (v.outcome, v.score, v.judge, v.version, v.reason, _dump(v.labels))
+    nested = (_dump(r.decisions), _dump(r.versions))
+    numbers = (r.metrics["preservation"], r.metrics["clip_score"])
+    return dict(zip(EXPORTED, (*own, *nested, *fields(r.prompt).values(), *said, *numbers), strict=True))
 
 
 def value(kind: Any, text: object, where: object, column: str) -> Any:

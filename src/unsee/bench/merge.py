@@ -44,7 +44,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> int:
                 for shard in shards:
                     _copy(shard.folder / kept, store.folder / kept)
             store.export(store.folder / "records.parquet")
-            return len(store.records())
+            return store.count()
 
 
 def _facts(store: Store) -> dict[str, Any]:

@@ -64,6 +64,9 @@ class PromptSet(BaseModel):
 Row = tuple[str, str, str, PromptSet]
 
 
+Row = tuple[str, str, str, PromptSet]
+
+
 class Suite(BaseModel):
     """What a TOML file of ``suites/`` says. ``batch_size`` is about memory and never about content."""
 
@@ -117,8 +120,9 @@ class Suite(BaseModel):
             for said, known in ((strike.defenses, stacks), (strike.prompts, kinds)):
                 for name in set(said) - known:
                     raise UnknownName(f"part of the suite for the attack {strike.name}", name, known)
-        runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split, g.concept) for g in self.groups())
-        check_names(self.claims, runs if self.claims else ())
+        if self.claims:
+            runs = ((g.stack.name, g.strike.name, g.prompts.kind, g.prompts.split, g.concept) for g in self.groups())
+            check_names(self.claims, runs)
         return self
 
     @classmethod

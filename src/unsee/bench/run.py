@@ -233,8 +233,8 @@ def _judge(store: Store, judge: Judge, suite: Suite, plan: list[Planned], size: 
             progress("verdicts", done, total)
 
 
-def _measure(store: Store, extractors: dict[str, Callable[..., list[float | None]]], suite: Suite,
-             plan: list[Planned], size: int, progress: Progress) -> None:  # fmt: skip
+def _measure(store: Store, extractors: dict[str, Callable[..., list[float | None]]], suite: Suite, plan: list[Planned],
+             size: int, progress: Progress) -> None:  # fmt: skip
     """Metrics that need images. A family without extractors has none, and its columns stay empty."""
     if not extractors:
         return

@@ -17,15 +17,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import BadFile, UserError
 from ..files import (
@@ -38,11 +36,11 @@ from ..files import (
     exists,
     open_resting,
     open_sqlite,
-    parquet_writer,
     read_bytes,
+    write_parquet,
 )
 from ..pictures import save_png
-from ..types import Outcome, Prompt, Record, Sample, Verdict
+from ..types import Outcome, Record, Sample, Verdict
 from ..writing import check_place, whole, writing
 from . import lines
 from .plan import Cell, Suite
@@ -50,7 +48,6 @@ from .plan import Cell, Suite
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-T = TypeVar("T")
 LOCK = "writer.lock"
 VERSION = 1  # of the tables below
 TIMINGS = ("seconds",)  # columns of the export that no two runs share
@@ -59,21 +56,8 @@ CREATE TABLE IF NOT EXISTS marks (suite TEXT PRIMARY KEY, mark TEXT);
 CREATE INDEX IF NOT EXISTS cells_in_order ON cells (suite, ordinal, place);
 """  # what older stores have not: a writer makes it, a reader can do without
 CACHE = -64 * 1024  # of a writer, in KiB: the places of new images are random, and stay at hand
-ROWS = 2**14  # of the export at a time
 PROMPTS = 2**17  # that are kept while records are read
-PROMPT = tuple(field.name for field in fields(Prompt))
-COLUMNS = {  # of the export
-    **dict.fromkeys(("cell", "suite", "model", "concept", "defense", "attack", "image"), "string"),
-    "seconds": "double",
-    **dict.fromkeys(("twin", "decisions", "versions"), "string"),
-    **{f"prompt_{name}": "int64" if name == "seed" else "string" for name in PROMPT},
-    "verdict_outcome": "string",
-    "verdict_score": "double",
-    **{f"verdict_{name}": "string" for name in ("judge", "version", "reason", "labels")},
-    "preservation": "double",
-    "clip_score": "double",
-}
-NUMBERS = {  # columns that no record may have a number in, and where they come from
+NUMBERS = {  # columns of the export in which no record may have a number, and where they come from
     "verdict_score": ("verdicts", "score"),
     "preservation": ("measures", "preservation"),
     "clip_score": ("measures", "clip_score"),
@@ -90,7 +74,7 @@ CREATE TABLE verdicts (
     PRIMARY KEY (cell, concept, judge, version));
 CREATE TABLE measures (cell TEXT, twin TEXT, preservation REAL, clip_score REAL, PRIMARY KEY (cell, twin));
 """
-READ = {  # that are read, by table
+COLUMNS = {  # that are read, by table
     "suites": ("name", "digest", "spec", "judge_version", "versions", "machine"),
     "cells": ("suite", "ordinal", "model", "concept", "defense", "attack", "kind", "split", "place", "cell", "twin",
               "prompt"),
@@ -99,16 +83,18 @@ READ = {  # that are read, by table
     "measures": ("cell", "twin", "preservation", "clip_score"),
 }  # fmt: skip
 RECORDS = """
-SELECT c.cell, c.suite, c.model, c.concept, c.defense, c.attack, c.prompt, c.twin, i.image, i.seconds, v.outcome,
-       v.score, v.judge, v.version, v.reason, m.preservation, m.clip_score, {nested}
+SELECT {columns}
 FROM cells c JOIN images i ON i.cell = c.cell
 JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept AND v.judge = ? AND v.version = ?
 LEFT JOIN measures m ON m.cell = c.cell AND m.twin = c.twin
 WHERE c.suite = ? {only} ORDER BY c.ordinal, c.place
 """
+SAID = """
+c.cell, c.suite, c.model, c.concept, c.defense, c.attack, c.prompt, c.twin, i.image, i.seconds, v.outcome, v.score,
+v.judge, v.version, v.reason, m.preservation, m.clip_score, """
 NESTED = "v.labels, i.decisions, i.versions"
-TOLD = ("subject_right", "threshold", "license")  # the labels that rows tell of
-BRIEF = "json_object(" + ", ".join(f"'{name}', v.labels -> '$.{name}'" for name in TOLD) + "), '[]', '{}'"
+BRIEF = f"""CASE json_type(v.labels) WHEN 'object' THEN
+json_object({", ".join(f"'{name}', v.labels -> '$.{name}'" for name in lines.TOLD)}) ELSE v.labels END AS labels"""
 DECIDED = "AND c.attack = 'none' AND i.decisions != '[]'"
 LACKING = """
 SELECT c.place FROM cells c LEFT JOIN {table} t ON t.cell = c.cell {alike}
@@ -219,9 +205,8 @@ class Store:
             self._put_bytes(row["image"], other.bytes_of(row["image"]))
         with self._transaction() as db:
             for table in ("suites", "cells", "images", "verdicts", "measures"):
-                rows = [tuple(row) for row in other._db.execute(f"SELECT * FROM {table}")]
-                if rows:
-                    db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks(len(rows[0]))})", rows)
+                rows = other._db.execute(f"SELECT * FROM {table}")
+                db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks(len(rows.description))})", rows)
             for name in other.suites():
                 whole = other.mark(name) | {"shard": "1/1"}
                 db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, _dump(whole)))
@@ -240,7 +225,7 @@ class Store:
         """Write down what one group will hold, in place of what it held."""
         lines = (
             (suite, ordinal, model, c.concept, c.defense, c.attack, c.prompt.kind, c.prompt.split, c.place, c.cell,
-             c.twin, _dump(_fields(c.prompt)))
+             c.twin, _dump(lines.fields(c.prompt)))
             for c in cells
         )  # fmt: skip
         with self._transaction() as db:
@@ -274,7 +259,7 @@ class Store:
         """Name → spec, judge_version, versions, machine, and how many images are planned."""
         planned = dict(self._db.execute("SELECT suite, count(*) FROM cells GROUP BY suite").fetchall())
         return {
-            lines.text(row["name"], self._db.path, "name of a suite"): {
+            row["name"]: {
                 "spec": lines.checked(lines.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
                 "judge_version": lines.text(row["judge_version"], self._db.path, "judge_version"),
                 "versions": lines.value(dict[str, str], row["versions"], self._db.path, "versions"),
@@ -297,43 +282,30 @@ class Store:
 
     def each(self) -> Iterator[Record]:
         """The records one by one: a run may be larger than memory."""
-        return self._rows(lambda row, prompt: lines.record(row, self._db.path, prompt))
+        return self._read(lines.record)
 
     def brief(self) -> Iterator[Record]:
-        """The records without decisions and versions, and with those labels alone that rows tell of (``TOLD``)."""
-        labels = lru_cache(PROMPTS)(lambda text: lines.labels(text, self._db.path))
-        return self._rows(lambda row, prompt: lines.record(row, self._db.path, prompt, labels), BRIEF)
+        """The records without decisions and versions, and with those labels alone that rows tell of."""
+        return self._read(lines.brief, BRIEF)
 
     def decided(self) -> Iterator[Record]:
         """The records without an attack of which a guard decided something."""
-        return self._rows(lambda row, prompt: lines.record(row, self._db.path, prompt), only=DECIDED)
+        return self._read(lines.record, only=DECIDED)
 
-    def _rows(self, read: Callable[[tuple[Any, ...], Callable[[str], Prompt]], T], nested: str = NESTED,
-              only: str = "") -> Iterator[T]:  # fmt: skip
-        """What ``read`` makes of each row of ``RECORDS`` and of a reader of prompts, for many rows have the same."""
-        prompt = lru_cache(PROMPTS)(lambda text: lines.value(Prompt, text, self._db.path, "prompt"))
-        for suite in self._db.execute("SELECT name, spec, judge_version FROM suites ORDER BY name").fetchall():
-            spec = lines.checked(lines.Spec, suite["spec"], self._db.path, f"spec of suite {suite['name']}")
-            cursor = self._db.cursor()
-            cursor.row_factory = None  # the names of columns are looked up one by one
-            query = RECORDS.format(nested=nested, only=only)
-            judge = spec["judge"].partition(":")[0]
-            for row in cursor.execute(query, (judge, suite["judge_version"], suite["name"])):
-                yield read(row, prompt)
+    def count(self) -> int:
+        """How many records there are."""
+        return sum(row[0] for row in self._rows("count(*)"))
 
-    def _line(self, row: tuple[Any, ...], prompt: Callable[[str], Prompt]) -> tuple[Any, ...]:
-        """A sound row in the order of ``COLUMNS``: what is nested stays the text that it is stored as."""
-        lines.record(row, self._db.path, prompt)
-        cell, suite, model, concept, defense, attack, asked, twin, image, seconds, *rest = row
-        *said, preservation, clip_score, labels, decisions, versions = rest
-        made = (cell, suite, model, concept, defense, attack, image, seconds, twin, decisions, versions)
-        return (*made, *_fields(prompt(asked)).values(), *said, labels, preservation, clip_score)
+    def _read(self, made: Callable[..., Record], nested: str = NESTED, only: str = "") -> Iterator[Record]:
+        prompts = lru_cache(PROMPTS)(lines.value)  # many records have the same
+        return (made(row, self._db.path, prompts) for row in self._rows(SAID + nested, only))
 
-    def _any(self, column: str) -> bool:
-        """Whether some record may have a number in a column of the export."""
-        table = NUMBERS.get(column)
-        query = f"SELECT 1 FROM {table[0]} WHERE {table[1]} IS NOT NULL LIMIT 1" if table else "SELECT 1"
-        return self._db.execute(query).fetchone() is not None
+    def _rows(self, columns: str, only: str = "") -> Iterator[Row]:
+        """What the records' tables hold, suite by suite in plan order."""
+        query = RECORDS.format(columns=columns, only=only)
+        for name, suite in self.suites().items():
+            judge = suite["spec"]["judge"].partition(":")[0]
+            yield from self._db.execute(query, (judge, suite["judge_version"], name))
 
     def have_images(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT cell FROM images")}
@@ -341,6 +313,12 @@ class Store:
     def have_verdicts(self, concept: str, judge: str, version: str) -> set[str]:
         query = "SELECT cell FROM verdicts WHERE concept = ? AND judge = ? AND version = ?"
         return {row[0] for row in self._db.execute(query, (concept, judge, version))}
+
+    def _any(self, column: str) -> bool:
+        """Whether some record may have a number in a column of the export."""
+        table = NUMBERS.get(column)
+        query = f"SELECT 1 FROM {table[0]} WHERE {table[1]} IS NOT NULL LIMIT 1" if table else "SELECT 1"
+        return self._db.execute(query).fetchone() is not None
 
     def lack_images(self, suite: str, ordinal: int) -> Iterator[int]:
         """The places of a group that have no image, in order."""
@@ -396,7 +374,7 @@ class Store:
     def check_pictures(self) -> None:
         """Raises :class:`BadFile` unless all that was planned is drawn and judged, each file as it was stored."""
         planned = self._db.execute("SELECT count(*) FROM cells").fetchone()[0]
-        made = sum(self._rows(lambda row, prompt: 1))
+        made = self.count()
         if made != planned:
             got = f"{made} of {planned} in {self.folder}"
             raise BadFile("every picture that was planned, drawn and judged", got, "run its command again; it goes on")
@@ -405,17 +383,14 @@ class Store:
 
     def path(self, digest: str) -> Path:
         """Where the image with this sha256 lies, and nowhere else."""
-        name = lines.digest(digest, self._db.path)
-        return self.folder / "images" / name[:2] / f"{name}.png"
+        return self.folder / "images" / digest[:2] / f"{lines.digest(digest, self._db.path)}.png"
 
     def export(self, path: str | Path) -> Path:
         """All records as Parquet: one line each, nested values as JSON text."""
         path = Path(path)
-        kinds = {name: kind if self._any(name) else "null" for name, kind in COLUMNS.items()}
-        with whole(path) as fresh, parquet_writer(fresh, kinds) as write:
-            rows = self._rows(self._line)
-            while some := list(itertools.islice(rows, ROWS)):
-                write(zip(*some, strict=True))
+        kinds = {name: kind if self._any(name) else "null" for name, kind in lines.EXPORTED.items()}
+        with whole(path) as fresh:
+            write_parquet(fresh, map(lines.flat, self.each()), kinds)
         return path
 
     # -- inside -------------------------------------------------------------------------------
@@ -441,8 +416,8 @@ class Store:
             self._db.executescript(f"BEGIN; {TABLES} {LATER} PRAGMA user_version = {VERSION}; COMMIT;")
         elif found != VERSION:
             raise BadFile(f"a store of version {VERSION}", f"version {found}", "run the suite in a new folder")
-        columns(self._db, READ)
-        if found and write:
+        columns(self._db, COLUMNS)
+        if write:
             self._db.executescript(f"BEGIN; {LATER} COMMIT;")
 
     @contextmanager
@@ -489,11 +464,6 @@ def _sole(folder: Path) -> Database:
         lock.close()
         raise
     return lock
-
-
-def _fields(prompt: Prompt) -> dict[str, Any]:
-    """As ``asdict``, which copies every value."""
-    return {name: getattr(prompt, name) for name in PROMPT}
 
 
 _dump = json.JSONEncoder(sort_keys=True, default=str).encode

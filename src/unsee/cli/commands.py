@@ -501,9 +501,9 @@ def _tell(store: Any, as_json: bool, suite: str = "", *, out: Path | None = None
     headline = story.headline([r for r in run.records if suite in ("", r.suite)], found)
     show.claims(claims)
     part = f"\n\nThis is {run.part}." if run.part else ""
-    show.plain(f"\n{headline}{part}\n")
+    show.plain(f"\n{headline}{part}")
     if path:
-        show.say(f"report: [bold]{show.escape(str(path))}[/bold]")
+        show.say(f"\nreport: [bold]{show.escape(str(path))}[/bold]")
 
 
 def _print(value: dict[str, Any]) -> None:

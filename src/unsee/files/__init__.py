@@ -27,7 +27,7 @@ from .door import (
 from .hub import hub_file, hub_folder
 from .names import Name, inside, name_ok, named, plain, target
 from .pictures import decode_image, open_image
-from .tables import Database, Locked, Row, columns, open_resting, open_sqlite, parquet_writer, read_parquet
+from .tables import Database, Locked, Row, columns, open_resting, open_sqlite, read_parquet, write_parquet
 from .tensors import load_tensors, metadata_json, read_torch, tensor_shapes
 from .texts import parse_json, parse_toml, read_csv, read_json, read_jsonl, read_text, read_toml, typed
 from .writing import contents, digest, save_tensors, sha256
@@ -35,8 +35,8 @@ from .writing import contents, digest, save_tensors, sha256
 __all__ = [
     "Database", "Locked", "Name", "PICTURE", "Row", "SETTINGS", "TABLE", "WEIGHTS", "columns", "contents",
     "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_empty", "is_file",
-    "load_tensors", "metadata_json", "name_ok", "named", "open_image", "open_resting", "open_sqlite",
-    "parquet_writer", "parse_json", "parse_toml", "plain", "read_bytes", "read_csv", "read_json", "read_jsonl",
-    "read_parquet", "read_text", "read_toml", "read_torch", "reading", "reason", "regular", "save_tensors",
-    "sha256", "target", "tensor_shapes", "typed",
+    "load_tensors", "metadata_json", "name_ok", "named", "open_image", "open_resting", "open_sqlite", "parse_json",
+    "parse_toml", "plain", "read_bytes", "read_csv", "read_json", "read_jsonl", "read_parquet", "read_text",
+    "read_toml", "read_torch", "reading", "reason", "regular", "save_tensors", "sha256", "target", "tensor_shapes",
+    "typed", "write_parquet",
 ]  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from .door import TABLE, Place, reading, reason, regular
 
 T = TypeVar("T")
 Row = sqlite3.Row
+AT_ONCE = 2**14  # rows that are written together
 ROWS, UNPACKED = 50_000_000, 16 * 2**30  # of a Parquet file: rows, and bytes once they are unpacked
 OURS = (sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.NotSupportedError)  # faults of the code, not the file
 
@@ -185,17 +187,15 @@ def read_parquet(path: Place, what: str, do: str) -> list[dict[str, Any]]:
     return rows
 
 
-@contextmanager
-def parquet_writer(path: Path, kinds: Mapping[str, str]) -> Iterator[Callable[[Iterable[Sequence[Any]]], None]]:
-    """A new Parquet file with columns of these kinds; what is yielded takes some rows at a time, column by column."""
+def write_parquet(path: Path, rows: Iterable[dict[str, Any]], kinds: Mapping[str, str] | None = None) -> None:
+    """The rows as one Parquet file, ``AT_ONCE`` at a time. ``kinds`` are Arrow's types by column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(list(kinds.items()))
+    left = iter(rows)
+    some = list(itertools.islice(left, AT_ONCE))
+    schema = pa.schema(list(kinds.items())) if kinds else pa.Table.from_pylist(some).schema
     with open(path, "wb") as file, pq.ParquetWriter(file, schema) as writer:
-
-        def write(columns: Iterable[Sequence[Any]]) -> None:
-            arrays = [pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-
-        yield write
+        while some:
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+            some = list(itertools.islice(left, AT_ONCE))

@@ -44,12 +44,9 @@ def claims_table(claims: list[dict[str, Any]]) -> str:
     """A Markdown table: verdict, claim, the paper's figure, ours with its interval and what was asked of it."""
     lines = ["| verdict | paper | claim | paper’s figure | ours [95 %] |", "|---|---|---|---|---|"]
     for claim in sorted(claims, key=lambda c: VERDICTS.index(c["verdict"])):
-        ours = "; ".join(_check(check) for check in claim["checks"]) or claim["why"]
-        said = (
-            table.escaped(" ".join(text.split()))
-            for text in (claim["paper"], claim["text"], claim["paper_value"], ours)
-        )
-        lines.append("| " + " | ".join((f"**{claim['verdict']}**", *said)) + " |")
+        said = [_one_line(claim[key]) for key in ("paper", "text", "paper_value", "why")]
+        ours = "; ".join(_check(check) for check in claim["checks"]) or said[-1]
+        lines.append("| " + " | ".join((f"**{claim['verdict']}**", *said[:-1], ours)) + " |")
     return "\n".join(lines)
 
 
@@ -109,8 +106,13 @@ def _head(run: Run) -> str:
 def _check(check: dict[str, Any]) -> str:
     from .html import METRICS, claim_number
 
-    told = f"{METRICS[check['metric']]} {claim_number(check)}, wanted {check['want']} ({check['what']}"
+    told = f"{METRICS[check['metric']]} {claim_number(check)}, wanted {check['want']} ({_one_line(check['what'])}"
     return told + (f", N = {check['n']})" if check["n"] else ")")
+
+
+def _one_line(text: str) -> str:
+    """What a suite says, as one cell: line ends in a TOML text are spaces."""
+    return table.escaped(" ".join(text.split()))
 
 
 def _judges(run: Run) -> str:

@@ -56,7 +56,8 @@ def headline(records: list[Record], rows: list[dict[str, Any]] | None = None) ->
     met = _attacked(records, asked[0].prompt)
     best = _best(shown, met)
     lead = _lead(model, what, best, base, shown)
-    details = [_base(base), _interval(shown[best]), _under(records, met[best]), _kept(records, best)]
+    lost, under = _lost(shown[best], best), _under(records, met[best])
+    details = [_base(base), lost, _interval(shown[best]), under, _kept(records, best)]
     return Story(lead, " ".join(filter(None, details)))
 
 
@@ -141,8 +142,14 @@ def _undecided(row: dict[str, Any]) -> bool:
 
 
 def _base(base: dict[str, Any]) -> str:
-    missing = f"; {_lost(base['unjudged'], 'undefended ')} could not be judged" if base["unjudged"] else ""
+    lost = base["unjudged"]
+    missing = f"; {lost} undefended picture{'s' if lost > 1 else ''} could not be judged" if lost else ""
     return f"{base['n']} prompts ask for it by name, with the same seeds each time{missing}."
+
+
+def _lost(row: dict[str, Any], name: str) -> str:
+    lost = row["unjudged"]
+    return f"{lost} picture{'s' if lost > 1 else ''} with {literal(name)} could not be judged." if lost else ""
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -150,15 +157,10 @@ def _interval(row: dict[str, Any]) -> str:
     low, high = (f"{100 * row[k]:+.0f}".replace("-", MINUS) for k in ("difference_low", "difference_high"))
     less = "fewer" if row["difference"] < 0 else "more"
     change = f"That is {points} {less}" if row["difference"] else "That is no difference"
-    missing = f"; {_lost(row['unjudged'], 'defended ')} could not be judged" if row["unjudged"] else ""
     return (
         f"{change} (95{THIN}% interval {low} to {high}); "
-        f"the rate with it lies between {percent(row['low'])} and {percent(row['high'])}{missing}."
+        f"the rate with it lies between {percent(row['low'])} and {percent(row['high'])}."
     )
-
-
-def _lost(n: int, which: str) -> str:
-    return f"{n} {which}picture{'s' if n > 1 else ''}"
 
 
 def _under(records: list[Record], met: dict[str, Rate]) -> str:
@@ -166,8 +168,8 @@ def _under(records: list[Record], met: dict[str, Rate]) -> str:
         attacked = any(r.attack != NONE for r in records)
         return "It met no attack that could be judged." if attacked else "Nothing attacked it: this run has no attacks."
     attack, rate = max(met.items(), key=lambda item: item[1].rate or 0.0)
-    lost = f", {rate.unjudged} unjudged" if rate.unjudged else ""
     which = "" if len(met) == 1 else f", the worst of {len(met)} attacks"
+    lost = f", {rate.unjudged} unjudged" if rate.unjudged else ""
     return (
         f"Under {literal(attack)}{which}, it is {percent(rate.rate)} "
         f"({percent(rate.low)} to {percent(rate.high)}, {rate.n} prompts{lost})."
