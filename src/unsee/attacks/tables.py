@@ -199,7 +199,7 @@ def _no_swallowed(path: Path, head: Head, lines: Sequence[str], start: int, end:
 def _whole(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """One prompt a line. What a writer of tables has quoted is unquoted; what none has written is left as it is."""
     alone = {d: [_cells(line, d) for _, line in lines] for d in (",", ";", "\t")}
-    for d, rows in alone.items():
+    for rows in alone.values():
         counts = {len(cells) if cells else 0 for cells in rows}
         if len(counts) == 1 and counts.pop() > 1:
             got = f"{path} with {len(rows[0] or ())} cells on each line, first {_shown(lines[0][1])}"
@@ -233,7 +233,8 @@ def _no_open_quote(path: Path, lines: list[tuple[int, str]]) -> None:
     except csv.Error:
         return
     if parsed and spans:
-        got = f"{path} with a quote that opens in line {lines[spans[0][0]][0]} and closes in line {lines[spans[0][1] - 1][0]}"
+        first, last = lines[spans[0][0]][0], lines[spans[0][1] - 1][0]
+        got = f"{path} with a quote that opens in line {first} and closes in line {last}"
         raise BadFile("one prompt a line", got, "close the quote in its line, or give the prompts as .jsonl")
 
 

@@ -161,7 +161,7 @@ def _write_stack(stack: Stack, folder: Path) -> None:
 def _write(defense: Defense, folder: Path) -> None:
     tensors, weights = defense.tensors(), None
     if tensors:
-        weights = sha256(save_tensors(folder / WEIGHTS, tensors))
+        weights = sha256(save_tensors(folder / WEIGHTS, tensors, defense.metadata()))
     config = {
         "format": FORMAT,
         "defense": defense.name,
