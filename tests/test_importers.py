@@ -211,7 +211,7 @@ REFUSED = {
     ),
     "nothing that is known": (
         {"foo": one, "bar/baz": torch.ones(3)},
-        "2 that match no layer of this model (foo, bar.baz)",
+        "2 that match no layer of this model",
         Mismatch,
     ),
     "two adapters": ({f"unet.{LAYER}.lora_A.other.weight": one}, "the adapter 'other'", BadFile),
