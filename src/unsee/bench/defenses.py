@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..errors import BadFile, UnknownName, UserError
+from ..guards.storage import shipped
 from ..registry import DEFENSES, resolve
 
 if TYPE_CHECKING:
@@ -159,11 +160,7 @@ def _from_text(text: str) -> Part:
     if Path(text).is_dir() or "{concept}" in text:
         return Part(name=Path(text).name, folder=text)
     if text.startswith("picto/"):
-        from ..picto import DEFENSES as SHIPPED
-
-        if not (SHIPPED / Path(text).name).is_dir():
-            raise UnknownName("defense that ships with picto", text, [f"picto/{f.name}" for f in SHIPPED.iterdir()])
-        return Part(name=Path(text).name, folder=str(SHIPPED / Path(text).name))
+        return Part(name=Path(text).name, folder=str(shipped(text)))
     if "/" in text or os.sep in text:
         raise BadFile("the folder of a saved defense", f"no folder {text!r}", "fit it first or mend the path")
     raise UnknownName("defense (a method, or the folder of a saved one)", method, [*DEFENSES, NONE])

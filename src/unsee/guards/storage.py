@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import BadFile
+from ..errors import BadFile, UnknownName
 from ..files import load_tensors, save_tensors, sha256
 from ..registry import DEFENSES, resolve
 
@@ -187,6 +187,8 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     path = Path(source)
     if path.exists():
         return path
+    if isinstance(source, str) and source.startswith("picto/"):
+        return shipped(source)
     if not isinstance(source, str) or source.count("/") != 1 or source.startswith((".", "/", "~")):
         raise BadFile("a defense's folder or hub id", str(source), "check the path")
     from huggingface_hub import snapshot_download
@@ -197,6 +199,16 @@ def _folder(source: str | Path, revision: str | None) -> Path:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = "check the path, the id and the network"
         raise BadFile("a defense's folder or hub id", f"{source} ({reason})", advice) from error
+
+
+def shipped(name: str) -> Path:
+    """The folder of ``picto/NAME``, a defense that ships with the package. Raises :class:`UnknownName`."""
+    from ..picto import DEFENSES as SHIPPED
+
+    known = {f"picto/{folder.name}": folder for folder in SHIPPED.iterdir() if folder.is_dir()}
+    if name not in known:
+        raise UnknownName("defense that ships with picto", name, known)
+    return known[name]
 
 
 def _config(folder: Path) -> dict[str, Any]:

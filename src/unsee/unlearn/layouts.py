@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.weights import unwrap
+from ..backbones.weights import base_parameters, unwrap
 from ..errors import BadFile
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ class Names:
 
     def __init__(self, backbone: Backbone) -> None:
         denoiser = unwrap(backbone.denoiser)
-        own = ((n.replace(".base_layer", ""), p) for n, p in denoiser.named_parameters() if "lora_" not in n)
-        self.own: dict[str, nn.Parameter] = dict(own)
+        self.own: dict[str, nn.Parameter] = dict(base_parameters(denoiser))
         self.known = {name: name for name in self.own} | ldm_names(denoiser)
         layers = {name.removesuffix(".weight"): own for name, own in self.known.items() if name.endswith(".weight")}
         self.layers = {name: own.removesuffix(".weight") for name, own in layers.items()}
@@ -155,11 +154,10 @@ def ldm_names(unet: nn.Module) -> dict[str, str]:
         return {}
     places = sorted(_ldm_places(unet), key=lambda pair: -len(pair[0]))
     found = {}
-    for name, _ in unet.named_parameters():
-        plain = name.replace(".base_layer", "")
-        place = next(((own, theirs) for own, theirs in places if plain.startswith(own + ".")), None)
-        if place is not None and "lora_" not in name:
-            found[place[1] + plain.removeprefix(place[0])] = plain
+    for name, _ in base_parameters(unet):
+        place = next(((own, theirs) for own, theirs in places if name.startswith(own + ".")), None)
+        if place is not None:
+            found[place[1] + name.removeprefix(place[0])] = name
     return found
 
 
