@@ -14,6 +14,7 @@ import unsee
 from unsee.backbones.tiny import tiny
 from unsee.clip import open_clip, picto_clip
 from unsee.errors import BadFile, UnknownName, UserError
+from unsee.guards import Defense
 from unsee.judges import load as load_judge
 
 shared = functools.cache(tiny)
@@ -181,7 +182,7 @@ def test_the_text_encoder_of_a_pipeline_is_no_clip(folder):
 def test_what_ships_is_loaded_by_name_in_python_too():
     made = unsee.SafeRedir.from_pretrained("picto/saferedir-weapon")
     assert made.concept == "weapon" and made.tensors()
-    assert type(unsee.Defense.from_pretrained("picto/duo-weapon")) is unsee.Duo
+    assert type(Defense.from_pretrained("picto/duo-weapon")) is unsee.Duo
     with pytest.raises(UnknownName, match="did you mean 'picto/saferedir-weapon'"):
         unsee.SafeRedir.from_pretrained("picto/saferedir-weapom")
     with pytest.raises(BadFile, match="a Duo"):

@@ -48,7 +48,7 @@ def load(name: str, **kwargs: Any) -> Any:
         return _one_dtype(_from_file(path, kwargs), kwargs)
     if not path.exists() and "/" not in name:
         raise UnknownName("model", name, NAMES)
-    given = {**_variant(path), **kwargs} if path.is_dir() else kwargs
+    given = {**_variant(path), **kwargs} if path.is_dir() and "variant" not in kwargs else kwargs
     return _one_dtype(_whole(name, _from_folder(name, given), kwargs), kwargs)
 
 

@@ -318,6 +318,11 @@ def _edited(backbone: Backbone) -> _Edited:
         return _ON.setdefault(unwrap(backbone.denoiser), _Edited())
 
 
+def edited(backbone: Backbone) -> bool:
+    """Whether an edit of ours is on this denoiser, attached through this pipeline or another."""
+    return bool(_edited(backbone).originals)
+
+
 def _target(name: str) -> str:
     if name.endswith((A, B)):
         return name.removesuffix(A).removesuffix(B) + ".weight"

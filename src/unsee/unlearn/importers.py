@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..backbones import adapter
 from ..errors import BadFile, Mismatch, Unsupported
-from .base import BIAS, DELTA, A, B, WeightEdit
+from .base import BIAS, DELTA, A, B, WeightEdit, edited
 from .duo import Duo
 from .esd import ESD
 from .layouts import Names, State, kind_of, modern, read_state, some
@@ -255,7 +255,7 @@ def _once(found: dict[str, Any], name: str, key: str, path: Path) -> None:
 
 def _bare_pipe(pipe: Any) -> Any:
     """Deltas are differences from the model's own weights, so nothing of ours may be on them."""
-    if getattr(type(pipe), "_unsee", None) is not None:
+    if getattr(type(pipe), "_unsee", None) is not None or edited(adapter(pipe)):
         raise Unsupported("a pipeline without defenses", "a protected one", "import before protect, or detach first")
     return pipe
 
