@@ -86,13 +86,15 @@ def test_the_hub_is_asked_for_what_is_no_file(monkeypatch, tmp_path):
     [
         (("i2q", "x.csv"), "did you mean 'i2p'?"),
         (("i2p", "nowhere.csv"), "a file with prompts"),
-        (("mma", "bad.csv"), "a column adv_prompt or sanitized_adv_prompt or prompt"),
+        (("mma", "bad.csv"), "a title of the prompts' column"),
+        (("mma", "bad.json"), "a column adv_prompt or sanitized_adv_prompt or prompt"),
         (("i2p", "broken.json"), "a table of prompts"),
         (("i2p", "empty.txt"), "prompts of i2p"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, call, told):
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "bad.json").write_text('[{"a": 1}]')
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError) as caught:

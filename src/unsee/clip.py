@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .files import load_tensors
+from .models import missing
 from .picto import WEIGHTS
 
 if TYPE_CHECKING:
@@ -58,24 +59,33 @@ class Clip:
 
 
 def open_clip(model: str, device: str = "cpu") -> Clip:
-    """``picto``, a folder, or a hub id (the local cache first). Only safetensors are read, never a pickle."""
+    """``picto``, a folder, or a hub id (the local cache first). Only safetensors are read, never a pickle.
+
+    Raises :class:`UserError` for another kind of model (a text encoder alone, SigLIP), and for a CLIP some of whose
+    weights are missing: transformers would fill them with random numbers, and they would judge.
+    """
     if model == "picto":
         return _picto(device)
     import transformers
+    from safetensors import SafetensorError
 
     # By name where there are two, so that pixels do not hang on whether torchvision is installed.
     kind = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     for local in (True, False):
         try:
-            net = transformers.CLIPModel.from_pretrained(model, local_files_only=local, use_safetensors=True)
+            _known(model, transformers.CLIPConfig.get_config_dict(model, local_files_only=local)[0])
+            net, info = transformers.CLIPModel.from_pretrained(
+                model, local_files_only=local, use_safetensors=True, output_loading_info=True
+            )
             tokenizer = transformers.CLIPTokenizer.from_pretrained(model, local_files_only=local)
             processor = kind.from_pretrained(model, local_files_only=local)
             break
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     else:
         do = "give a folder with a CLIPModel in safetensors, or go online once"
         raise UserError("a CLIP model", f"{model!r} ({reason})", do)
+    missing(model, info)
     asked = {"padding": True, "truncation": True, "return_tensors": "pt"}
     return Clip(
         net.float().eval().requires_grad_(False).to(device),
@@ -84,6 +94,13 @@ def open_clip(model: str, device: str = "cpu") -> Clip:
         model.rstrip("/").rpartition("/")[2],
         "MIT" if model.startswith("openai/clip-") else "unstated",
     )
+
+
+def _known(model: str, config: dict[str, Any]) -> None:
+    kind = config.get("model_type", "of no stated kind")
+    if kind != "clip":
+        do = "give a CLIP with both towers, such as openai/clip-vit-large-patch14"
+        raise UserError("a CLIP model, text and vision", f"{model!r}, a model of type {kind}", do)
 
 
 def _picto(device: str) -> Clip:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import GuardFailure, Unsupported
 from .weights import Projection, fingerprint, projections, unwrap
 
+Said = str | tuple[str, ...]  # a text, or what each text encoder reads of it
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow_prediction": "flow"}
 
 
@@ -129,22 +130,31 @@ class Backbone:
 
     # ---- text ----
 
-    def encode(self, prompts: Sequence[str], *, length: int | None = None) -> Encoding:
-        """Encodes each text in every text encoder, LoRA and textual inversion included.
+    def encode(self, prompts: Sequence[Said], *, length: int | None = None) -> Encoding:
+        """Encodes each text in every text encoder, LoRA and textual inversion included; of a tuple each encoder
+        reads its own (:meth:`said`).
 
         ``length`` is the T5 length of SD3 and FLUX (the pipeline's ``max_sequence_length``); the others
         ignore it. A negative text is encoded the same way: encode it.
         """
         if not self.text_encoders:
             raise Unsupported("a pipeline with its text encoders", "none", "load it with text encoders")
-        prompts = list(prompts)
+        columns = self._columns(prompts)
         with torch.no_grad():
-            tokens, pooled = self._encode(prompts, length)
-        ids, masks = self._tokenize(prompts, length)
+            tokens, pooled = self._encode(columns[0], length, *columns[1:])
+        ids, masks = self._tokenize(columns, length)
         return Encoding(tokens, pooled, ids, masks)
 
-    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor | None]:
+    def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, Tensor | None]:
+        """``others``: what the second and the third encoder read, where it is not what the first does."""
         raise NotImplementedError
+
+    def _columns(self, prompts: Sequence[Said]) -> list[list[str]]:
+        """What each encoder reads; one list where all read the same."""
+        if all(isinstance(said, str) for said in prompts):
+            return [[str(said) for said in prompts]]
+        n = len(self.tokenizers)
+        return [list(column) for column in zip(*((s,) * n if isinstance(s, str) else s for s in prompts), strict=True)]
 
     def _encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
         """diffusers' own ``encode_prompt``, whatever a subclass or somebody else has put in its place."""
@@ -163,17 +173,22 @@ class Backbone:
 
     default_length: ClassVar[int] = 0
 
-    def _tokenize(self, prompts: list[str], length: int | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        made = [
-            tokenizer(prompts, padding="max_length", max_length=n, truncation=True, return_tensors="pt")
-            for tokenizer, n in zip(self.tokenizers, self._lengths(length), strict=True)
-        ]
+    def _tokenize(self, columns: list[list[str]], length: int | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        made = []
+        for i, (tokenizer, n) in enumerate(zip(self.tokenizers, self._lengths(length), strict=True)):
+            texts = [self.as_read(text, tokenizer) for text in columns[i if len(columns) > 1 else 0]]
+            made.append(tokenizer(texts, padding="max_length", max_length=n, truncation=True, return_tensors="pt"))
         return tuple(m.input_ids for m in made), tuple(m.attention_mask for m in made)
 
     def fits(self, text: str, *, length: int | None = None) -> bool:
         """Whether the encoder with the longest input reads all of ``text`` (the rest is cut off)."""
         pairs = zip(self.tokenizers, self._lengths(length), strict=True)
-        return any(len(t(text, verbose=False).input_ids) <= n for t, n in pairs)
+        return any(len(t(self.as_read(text, t), verbose=False).input_ids) <= n for t, n in pairs)
+
+    def as_read(self, text: str, tokenizer: Any) -> str:
+        """``text`` as the pipeline gives it to a tokenizer: a textual inversion of several vectors is written out."""
+        convert = getattr(self.pipe, "maybe_convert_prompt", None)
+        return text if convert is None else str(convert(text, tokenizer))
 
     # ---- a call of the pipeline ----
 
@@ -222,6 +237,18 @@ class Backbone:
         rows = max(len(c) for c in columns)
         columns = [c * rows if len(c) == 1 else c for c in columns]
         return [", ".join(dict.fromkeys(t for t in row if t)) for row in zip(*columns, strict=True)]
+
+    def said(self, arguments: dict[str, Any], prefix: str = "") -> list[tuple[str, ...]] | None:
+        """For each prompt the text of each encoder, by the pipelines' own rule: an empty or absent ``prompt_2`` or
+        ``prompt_3`` is the first one's. None if only embeddings were given."""
+        names = [f"{prefix}prompt{end}" for end in ("", "_2", "_3")[: len(self.tokenizers)]]
+        if all(arguments.get(name) is None for name in names):
+            return None
+        first = arguments.get(names[0]) or ""
+        given = [arguments.get(name) or first for name in names]
+        columns = [[g] if isinstance(g, str) else list(g) for g in given]
+        rows = max(len(c) for c in columns)
+        return list(zip(*(c * rows if len(c) == 1 else c for c in columns), strict=True))
 
     def prompts(self, arguments: dict[str, Any]) -> int:
         """Number of prompts in this call, from texts or from embeddings."""

@@ -54,6 +54,6 @@ class Flux(TransformerBackbone):
         """Packed latents, ``(B, H/2 * W/2, 4 C)``."""
         return values["hidden_states"]
 
-    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
-        tokens, pooled, _ = self._encode_prompt(prompts, max_sequence_length=length or self.default_length)
+    def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, Tensor]:
+        tokens, pooled, _ = self._encode_prompt(prompts, *others[:1], max_sequence_length=length or self.default_length)
         return tokens, pooled

@@ -53,6 +53,6 @@ class SD(UNetBackbone):
     family = "sd"
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 
-    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, None]:
+    def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, None]:
         tokens, _ = self._encode_prompt(prompts, self.pipe._execution_device, 1, False)
         return tokens, None

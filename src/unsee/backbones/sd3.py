@@ -62,8 +62,9 @@ class SD3(TransformerBackbone):
                 "call without skip_guidance_layers, or detach first",
             )
 
-    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
+    def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, Tensor]:
+        second, third = (*others, None, None)[:2]
         tokens, _, pooled, _ = self._encode_prompt(
-            prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=length or self.default_length
+            prompts, second, third, do_classifier_free_guidance=False, max_sequence_length=length or self.default_length
         )
         return tokens, pooled

@@ -24,8 +24,8 @@ class SDXL(UNetBackbone):
     def tokens(self) -> int:
         return int(self.pipe.tokenizer_2.model_max_length)
 
-    def _encode(self, prompts: list[str], length: int | None) -> tuple[Tensor, Tensor]:
-        tokens, _, pooled, _ = self._encode_prompt(prompts, do_classifier_free_guidance=False)
+    def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, Tensor]:
+        tokens, _, pooled, _ = self._encode_prompt(prompts, *others[:1], do_classifier_free_guidance=False)
         return tokens, pooled
 
     def text(self, values: dict[str, Any]) -> Encoding:

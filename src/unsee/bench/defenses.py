@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import files
 from ..errors import BadFile, UnknownName, UserError
 from ..files import exists, inside, is_dir, named
+from ..guards.storage import shipped
 from ..registry import DEFENSES, resolve
 from ..settings import parse
 
@@ -161,12 +162,7 @@ def _from_text(text: str) -> Part:
     if is_dir(text) or "{concept}" in text:
         return Part(name=_called(text), folder=text)
     if text.startswith("picto/"):
-        from ..picto import DEFENSES as SHIPPED
-
-        shipped = sorted(folder.name for folder in SHIPPED.iterdir())
-        if text.removeprefix("picto/") not in shipped:
-            raise UnknownName("defense that ships with picto", text, [f"picto/{name}" for name in shipped])
-        return Part(name=Path(text).name, folder=str(SHIPPED / Path(text).name))
+        return Part(name=Path(text).name, folder=str(shipped(text)))
     if "/" in text or os.sep in text:
         raise BadFile("the folder of a saved defense", f"no folder {text!r}", "fit it first or mend the path")
     raise UnknownName("defense (a method, or the folder of a saved one)", method, [*DEFENSES, NONE])

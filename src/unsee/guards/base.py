@@ -88,6 +88,10 @@ class Defense(Checked):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes back what :meth:`tensors` gave."""
 
+    def metadata(self) -> dict[str, str]:
+        """What the saved tensors' header says to other programs."""
+        return {}
+
     def members(self) -> tuple[Defense, ...]:
         """What is attached, in order: itself, or what a :class:`~unsee.guards.stack.Stack` holds."""
         return (self,)

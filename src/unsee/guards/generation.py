@@ -14,6 +14,7 @@ from ..errors import GuardFailure, Unsupported
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
+    from ..backbones.base import Said
     from .base import Defense, Guard
 
 
@@ -63,7 +64,15 @@ class Generation:
         planned = getattr(self.backbone.pipe, "_num_timesteps", None) if self.drawing else None
         return int(planned or self.arguments.get("num_inference_steps") or 1)
 
-    def encode(self, texts: Sequence[str]) -> Encoding:
+    def said(self, prefix: str = "") -> list[tuple[str, ...]]:
+        """Per image, what each text encoder reads of the prompt (``negative_``: of the negative); empty texts where
+        there is none."""
+        each = int(self.arguments.get("num_images_per_prompt") or 1)
+        found = self.backbone.said(self.arguments, prefix) or [("",) * len(self.backbone.tokenizers)]
+        found = found * (self.images // each) if len(found) == 1 else found
+        return [texts for texts in found for _ in range(each)]
+
+    def encode(self, texts: Sequence[Said]) -> Encoding:
         """One row per text, each different text encoded once, in the length of this call."""
         different = list(dict.fromkeys(texts))
         encoded = self.backbone.encode(different, length=self.arguments.get("max_sequence_length"))

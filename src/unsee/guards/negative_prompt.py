@@ -4,7 +4,8 @@ Formula     e = e_n + w (e_p - e_n), with e_n the prediction for the concept ins
 Touches     the negative text: tokens and pooled embedding, in every text encoder
 Cost        none: the two passes of classifier-free guidance stay two
 Differs     the user's own negative prompt is kept: it is joined behind the concept's words, so a long
-            one cannot push them out of the encoder's window. Negative *embeddings* have no text to
+            one cannot push them out of the encoder's window; of several encoders each its own
+            (``negative_prompt_2``). Negative *embeddings* have no text to
             join, so they are replaced (the decisions say so).
 Weakness    It weakens what a prompt implies, hardly what it asks for by name: where e_n = e_p, e is e_p still. And on
             a model that has unlearned the concept e_n is near e_u, and the guard does little.
@@ -43,8 +44,8 @@ class NegativePrompt(Guard):
         warn_if_cut(self.name, self.text, backbone)
 
     def prepare(self, generation: Generation) -> Encoding:
-        own = generation.negatives
-        return generation.encode([", ".join(part for part in (self.text, negative) if part) for negative in own])
+        own = generation.said("negative_")
+        return generation.encode([tuple(f"{self.text}, {text}" if text else self.text for text in t) for t in own])
 
     def on_negative(self, step: Step, text: Encoding, state: Encoding) -> Encoding:
         given = step.generation.arguments.get("negative_prompt_embeds") is not None

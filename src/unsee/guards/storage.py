@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import writing
-from ..errors import BadFile, UserError
+from ..errors import BadFile, UnknownName, UserError
 from ..files import (
     exists,
     hub_folder,
@@ -175,7 +175,7 @@ def _write_stack(stack: Stack, folder: Path) -> None:
 def _write(defense: Defense, folder: Path) -> None:
     tensors, weights = defense.tensors(), None
     if tensors:
-        weights = sha256(save_tensors(folder / WEIGHTS, tensors))
+        weights = sha256(save_tensors(folder / WEIGHTS, tensors, defense.metadata()))
     config = {
         "format": FORMAT,
         "defense": defense.name,
@@ -192,8 +192,20 @@ def _folder(source: str | Path, revision: str | None) -> Path:
     writing.recover(Path(source))
     if exists(source):
         return Path(source)
+    if str(source).startswith("picto/"):
+        return shipped(str(source))
     what = "a defense's folder or hub id"
     return hub_folder(str(source), what, "check the path, the id and the network", revision=revision, files=FILES)
+
+
+def shipped(name: str) -> Path:
+    """The folder of ``picto/NAME``, a defense that ships with the package. Raises :class:`UnknownName`."""
+    from ..picto import DEFENSES as SHIPPED
+
+    known = {f"picto/{folder.name}": folder for folder in SHIPPED.iterdir() if folder.is_dir()}
+    if name not in known:
+        raise UnknownName("defense that ships with picto", name, known)
+    return known[name]
 
 
 def config_of(folder: Path) -> Config:

@@ -18,6 +18,7 @@ meanwhile are not written over: taking the edit off is refused, and says why.
 from __future__ import annotations
 
 import threading
+import warnings
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 A, B, DELTA, BIAS = ".lora_A.weight", ".lora_B.weight", ".weight_delta", ".bias_delta"
 ENDS = (A, B, DELTA, BIAS)
+LOST = 1e-3  # relative error of an export that is worth a warning
 Layer = nn.Linear | nn.Conv2d
 Strength = Annotated[float, Field(gt=0, le=100)]  # 0 would change nothing, and less would teach the concept
 
@@ -119,15 +121,23 @@ class WeightEdit(Defense):
     def export_comfy(self, path: str | Path, *, rank: int = 64) -> Path:
         """Writes one .safetensors with kohya's keys (``lora_unet_…``), which ComfyUI and A1111 read.
 
-        ``strength`` is folded in; exact deltas become pairs of at most ``rank``, and deltas of biases are left out,
-        which such files cannot hold. Returns the path.
+        ``strength`` is folded in. Exact deltas become pairs of at most ``rank``, with a warning where that loses more
+        than a thousandth; those of biases and norms are kept as they are (``.diff_b``, ``.diff``). Returns the path.
         """
         from .lora import write_comfy
 
         exact = any(name.endswith(DELTA) for name in self.weights)
-        weights = self.as_lora(rank)[0].weights if exact else self.weights
-        pairs = {name: tensor for name, tensor in weights.items() if name.endswith((A, B))}
-        return write_comfy(pairs, self.strength, Path(path))
+        edit, lost = self.as_lora(rank) if exact else (self, 0.0)
+        if lost > LOST:
+            said = f"export_comfy: pairs of rank {rank} lose {lost:.1%} of the deltas; give a higher rank"
+            warnings.warn(said, UserWarning, stacklevel=2)
+        return write_comfy(edit.weights, self.strength, Path(path))
+
+    def metadata(self) -> dict[str, str]:
+        """``strength`` as diffusers reads it from the saved file (alpha = strength · rank); empty at strength 1."""
+        from .lora import strength_metadata
+
+        return strength_metadata(self.weights, self.strength)
 
     def _with(self, weights: dict[str, Tensor]) -> Self:
         made = type(self)(**self.config())
@@ -306,6 +316,11 @@ _MAKING = threading.Lock()
 def _edited(backbone: Backbone) -> _Edited:
     with _MAKING:
         return _ON.setdefault(unwrap(backbone.denoiser), _Edited())
+
+
+def edited(backbone: Backbone) -> bool:
+    """Whether an edit of ours is on this denoiser, attached through this pipeline or another."""
+    return bool(_edited(backbone).originals)
 
 
 def _target(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import save_tensors
-from .base import A, B
+from .base import BIAS, DELTA, ENDS, A, B
+from .scales import METADATA
 
 
 def truncated(deltas: dict[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:
@@ -35,21 +37,40 @@ def truncated(deltas: dict[str, Tensor], rank: int) -> tuple[dict[str, Tensor], 
     return pairs, (lost / whole) ** 0.5 if whole else 0.0
 
 
-def write_comfy(pairs: dict[str, Tensor], strength: float, path: Path) -> Path:
-    """Low-rank pairs under the names that ComfyUI reads.
+def write_comfy(weights: dict[str, Tensor], strength: float, path: Path) -> Path:
+    """An edit's tensors under the names that ComfyUI reads, ``strength`` in them.
 
     A UNet's layers get kohya's names (``lora_unet_…`` with underscores, down, up, alpha = rank). A transformer's
-    keep those of diffusers, which ComfyUI reads as they are (kohya's names there need fused projections).
+    keep those of diffusers, which ComfyUI reads as they are (kohya's names there need fused projections). Deltas get
+    ``.diff`` (weights) and ``.diff_b`` (biases).
     """
     out: dict[str, Tensor] = {}
-    for name, tensor in pairs.items():
-        tensor = strength * tensor if name.endswith(B) else tensor
-        prefix, _, layer = name.removesuffix(A).removesuffix(B).partition(".")
-        if prefix != "unet":
-            out[name] = tensor
-            continue
-        stem = "lora_unet_" + layer.replace(".", "_")
-        out[f"{stem}.{'lora_down' if name.endswith(A) else 'lora_up'}.weight"] = tensor
-        if name.endswith(A):
+    for name, tensor in weights.items():
+        end = next(end for end in ENDS if name.endswith(end))
+        prefix, _, layer = name.removesuffix(end).partition(".")
+        kohya = prefix == "unet"
+        stem = "lora_unet_" + layer.replace(".", "_") if kohya else f"{prefix}.{layer}"
+        ends = {A: ".lora_down.weight", B: ".lora_up.weight"} if kohya else {A: A, B: B}
+        out[stem + {**ends, DELTA: ".diff", BIAS: ".diff_b"}[end]] = tensor if end == A else strength * tensor
+        if kohya and end == A:
             out[f"{stem}.alpha"] = torch.tensor(float(len(tensor)))
     return save_tensors(path, out)
+
+
+def strength_metadata(weights: dict[str, Tensor], strength: float) -> dict[str, str]:
+    """The header under which diffusers (0.35 and later) loads low-rank pairs as strong as ``strength`` makes them."""
+    ranks = {name.removesuffix(A): len(tensor) for name, tensor in weights.items() if name.endswith(A)}
+    if strength == 1 or not ranks:
+        return {}
+    prefix = next(iter(ranks)).partition(".")[0]
+    own = {name.removeprefix(prefix + "."): rank for name, rank in ranks.items()}
+    r = max(own.values())
+    settings = {
+        "r": r,
+        "lora_alpha": strength * r,
+        "rank_pattern": {name: rank for name, rank in own.items() if rank != r},
+        "alpha_pattern": {name: strength * rank for name, rank in own.items() if rank != r},
+        "target_modules": sorted(own),
+    }
+    packed = {f"{prefix}.{name}": value for name, value in settings.items()}
+    return {METADATA: json.dumps(packed, sort_keys=True)}

@@ -97,12 +97,21 @@ class INE(Guard):
         made.fingerprints, made.record = dict(self.fingerprints), dict(self.record)  # type: ignore[misc]
         return made
 
-    def encode(self, backbone: Backbone, negatives: Sequence[str | None] = (None,), *, length: int | None = None,
-               ) -> Encoding:  # fmt: skip
-        """c* as a negative text, one row for each of the user's own ``negatives``, which stands behind it. Raises
+    def encode(
+        self,
+        backbone: Backbone,
+        negatives: Sequence[str | tuple[str, ...] | None] = (None,),
+        *,
+        length: int | None = None,
+    ) -> Encoding:
+        """c* as a negative text, one row for each of the user's own ``negatives``, which stands behind it (of a
+        tuple, each encoder's own). Raises
         :class:`UserError` where the text encoder would cut some of several embeddings off."""
         different = list(dict.fromkeys(negatives))
-        ids = spell(backbone, [self._text(own) for own in different], self._shape()[1], length)
+        ids = tuple(
+            spell(backbone, [self._text(_own(text, i)) for text in different], self._shape()[1], length)[i]
+            for i, _ in enumerate(inversion.pairs(backbone))
+        )
         if any(int(own.min()) > -len(rows) for own, rows in zip(ids, self._flat(), strict=True)):
             got = f"{len(self._names())} that are too long together"
             raise UserError("embeddings that the text encoder reads", got, "fit fewer, or use carrier=sld, start=words")
@@ -130,7 +139,7 @@ class INE(Guard):
             if isinstance(self.inner, SAFREE):
                 return self._prepare_safree(self.inner, generation, length)
             if isinstance(self.inner, NegativePrompt):
-                return self.encode(generation.backbone, generation.negatives, length=length)
+                return self.encode(generation.backbone, generation.said("negative_"), length=length)
             if self.lengths:
                 ids = spell(generation.backbone, self._names(), 1, length)
                 known = encode_ids(generation.backbone, ids, self._flat(), length)
@@ -169,7 +178,7 @@ class INE(Guard):
         backbone, negative = generation.backbone, None
         columns = inner.columns(backbone, length) if self.replace == "cfg" else self._columns(backbone, length)
         if generation.cfg and self.replace != "subspace":
-            negative = self.encode(backbone, generation.negatives, length=length)
+            negative = self.encode(backbone, generation.said("negative_"), length=length)
         elif generation.cfg:
             negative = NegativePrompt(text=self.negative).prepare(generation)
         return inner.start(generation, columns, negative)
@@ -194,6 +203,10 @@ class INE(Guard):
 
     def _flat(self) -> tuple[Tensor, ...]:
         return tuple(own.flatten(0, 1) for own in self.rows)
+
+
+def _own(text: str | tuple[str, ...] | None, encoder: int) -> str | None:
+    return text[encoder] if isinstance(text, tuple) else text
 
 
 def _taken(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:

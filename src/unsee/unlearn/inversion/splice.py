@@ -32,7 +32,7 @@ def spell(backbone: Backbone, texts: Sequence[Text], vectors: int = 1, length: i
     """
     lengths = dict(zip(map(id, backbone.tokenizers), backbone._lengths(length), strict=True))
     return tuple(
-        torch.tensor([_ids(backbone.pipe, tokenizer, text, vectors, lengths[id(tokenizer)]) for text in texts])
+        torch.tensor([_ids(backbone, tokenizer, text, vectors, lengths[id(tokenizer)]) for text in texts])
         for _, tokenizer in pairs(backbone)
     )
 
@@ -77,7 +77,7 @@ def word_rows(backbone: Backbone, text: str, vectors: int = 1) -> Rows:
     made = []
     for encoder, tokenizer in pairs(backbone):
         table = _tables(encoder)[0].weight.detach().float()
-        ids = tokenizer(text, add_special_tokens=False).input_ids
+        ids = tokenizer(backbone.as_read(text, tokenizer), add_special_tokens=False).input_ids
         if text != "mean" and not ids:
             raise UserError("a word to start from", repr(text), 'give a word, or init="mean"')
         row = table.mean(0) if text == "mean" else table[ids].mean(0)
@@ -91,7 +91,7 @@ def token_rows(backbone: Backbone, texts: Sequence[str]) -> tuple[Rows, list[tup
     Where tokenizers cut a text into more and fewer tokens, the last of the fewer is repeated.
     """
     both = pairs(backbone)
-    cut = [[tokenizer(text, add_special_tokens=False).input_ids for _, tokenizer in both] for text in texts]
+    cut = [[t(backbone.as_read(text, t), add_special_tokens=False).input_ids for _, t in both] for text in texts]
     if not texts or not all(ids for each in cut for ids in each):
         raise UserError("words to start from", repr(list(texts)), "give some that the tokenizers know")
     lengths = [max(map(len, each)) for each in cut]
@@ -161,14 +161,14 @@ def _placed(output: Tensor, places: Tensor, rows: Tensor) -> Tensor:
     return torch.where((where >= 0)[..., None], rows.to(output)[where.clamp(min=0)], output)
 
 
-def _ids(pipe: Any, tokenizer: Any, text: Text, vectors: int, length: int) -> list[int]:
+def _ids(backbone: Backbone, tokenizer: Any, text: Text, vectors: int, length: int) -> list[int]:
     frame, end = tokenizer("").input_ids, tokenizer.eos_token_id
     content: list[int] = []
     for piece in (text,) if isinstance(text, str) else text:
         if isinstance(piece, int):
             content += [-1 - (piece * vectors + v) for v in range(vectors)]
         else:
-            said = pipe.maybe_convert_prompt(piece, tokenizer) if hasattr(pipe, "maybe_convert_prompt") else piece
+            said = backbone.as_read(piece, tokenizer)
             content += tokenizer(said, add_special_tokens=False, verbose=False).input_ids
     start = frame[: frame.index(end)]
     ids = [*start, *content[: length - len(start) - 1], end]
