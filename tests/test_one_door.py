@@ -22,6 +22,7 @@ from unsee import concepts, files
 from unsee.bench.plan import Suite
 from unsee.cli import main
 from unsee.errors import BadFile, UserError
+from unsee.files.prompts import read_rows
 from unsee.guards.base import Defense
 from unsee.picto import DEFENSES
 
@@ -99,9 +100,8 @@ def test_the_test_above_sees(text):
 
 READERS = {
     "json": lambda p: files.read_json(p, "w", "d"),
-    "jsonl": lambda p: files.read_jsonl(p, "w", "d"),
     "toml": lambda p: files.read_toml(p, "f", "w", "d"),
-    "csv": lambda p: files.read_csv(p, "w", "d", strict=True),
+    "prompts": lambda p: read_rows(Path(p), ("prompt",)),
     "text": lambda p: files.read_text(p, "w", "d"),
     "bytes": lambda p: files.read_bytes(p, "w", "d", 1000),
     "tensors": files.load_tensors,
@@ -197,10 +197,6 @@ def test_what_is_sound_is_read(tmp_path):
     path = tmp_path / "a:b"  # a name that pyarrow takes for an address
     path.write_bytes(b'\xef\xbb\xbf{"a": [1, 2.5, null, "\xc3\xa4"]}\r\n')
     assert files.read_json(path, "w", "d") == {"a": [1, 2.5, None, "ä"]}
-    path.write_text("a,b\r\n1,2\r\n")
-    assert files.read_csv(path, "w", "d") == [["a", "b"], ["1", "2"]]
-    path.write_text('{"a": 1}\n\n[2]\n')
-    assert files.read_jsonl(path, "w", "d") == [{"a": 1}, [2]]
     files.save_tensors(path, {"x": torch.arange(6).view(2, 3)}, {"k": "v"})
     tensors, metadata = files.load_tensors(path)
     assert tensors["x"].tolist() == [[0, 1, 2], [3, 4, 5]] and metadata == {"k": "v"}

@@ -39,8 +39,6 @@ from unsee.types import Prompt
 CONCEPTS = ("weapon", "style-noto", "nudity")
 READERS = [
     lambda p: files.read_json(p, "w", "d"),
-    lambda p: files.read_jsonl(p, "w", "d"),
-    lambda p: files.read_csv(p, "w", "d"),
     lambda p: files.read_toml(p, "f", "w", "d"),
     files.load_tensors,
     files.tensor_shapes,

@@ -23,9 +23,10 @@ from typing import Any
 
 from ..concepts.compose import image_seed
 from ..errors import BadFile, UnknownName, UserError
+from ..files import hub_file, is_dir, is_file
 from ..files import sha256 as sha256_of
+from ..files.prompts import Placed, Row, read_rows
 from ..types import Prompt, Role
-from .tables import Placed, Row, read_rows
 from .words import allowed
 
 SEEDS = ("evaluation_seed", "sd_seed", "seed")
@@ -92,7 +93,7 @@ def read_set(name: str, source: str | Path, *, file: str = "", revision: str | N
              where: Callable[[Row], bool] | None = None) -> Reading:  # fmt: skip
     """The prompts of a set, and how many rows and seeds were read.
 
-    ``source`` is a file of a kind that :mod:`~unsee.attacks.tables` reads, or a hub dataset whose ``file`` it is.
+    ``source`` is a file of a kind that :mod:`~unsee.files.prompts` reads, or a hub dataset whose ``file`` it is.
     ``column`` and ``seed_column`` name the text's and the seed's, where they are not the set's own. A prompt's image
     has the seed of its row, else one made of ``seed`` and the prompt's id. Raises :class:`BadFile` for another
     checksum than ``sha256``, a file without the column, a line that cannot be read in one way only, a text that is
@@ -212,18 +213,12 @@ def _prompt(kind: PublicSet, name: str, place: int, text: str, given: int | None
 
 def _found(source: str | Path, file: str, revision: str | None) -> Path:
     path = Path(source)
-    if path.is_dir() and file:
+    if is_dir(path) and file:
         path = path / file
-    if path.is_file():
+    if is_file(path):
         return path
     if not file or str(source).count("/") != 1:
         do = "check the path, or name a hub dataset and its file=…"
         raise BadFile("a file with prompts", f"{source}", do)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(hf_hub_download(str(source), file, repo_type="dataset", revision=revision))
-    except (OSError, HfHubHTTPError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise BadFile("a dataset of the hub", f"{source} ({why})", "log in if it is gated, or give a path") from None
+    do = "log in if it is gated, or give a path"
+    return hub_file(str(source), file, "a dataset of the hub", do, revision=revision, kind="dataset")

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -183,6 +184,8 @@ def read_parquet(path: Place, what: str, do: str) -> list[dict[str, Any]]:
         if table.metadata.num_rows > ROWS or size > UNPACKED:
             got = f"{path} of {table.metadata.num_rows} rows and {size} bytes"
             raise BadFile(f"{what} of at most {ROWS} rows and {UNPACKED} bytes", got, do)
+        if twice := [name for name, n in Counter(table.schema_arrow.names).items() if n > 1]:
+            raise BadFile(f"{what} with each column once", f"{path} with {twice[0]!r} twice", "drop one of them")
         rows: list[dict[str, Any]] = table.read().to_pylist()
     return rows
 

@@ -6,7 +6,6 @@ unless that is asked for.
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import math
@@ -15,7 +14,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any, TypeVar, cast
 
 from ..errors import BadFile
-from .door import SETTINGS, TABLE, Place, read_bytes, reading
+from .door import SETTINGS, Place, read_bytes, reading
 
 T = TypeVar("T")
 DEPTH = 64  # nothing of ours is deeper than 8; what walks a value afterwards may recurse
@@ -36,34 +35,11 @@ def read_json(path: Place, what: str, do: str, *, most: int = SETTINGS, finite: 
         return parse_json(text, finite=finite)
 
 
-def read_jsonl(path: Place, what: str, do: str, *, most: int = TABLE) -> list[Any]:
-    """The values of a file with one on each line; empty lines are passed over."""
-    found = []
-    for number, line in enumerate(read_text(path, what, do, most).split("\n"), 1):
-        if line.strip():
-            with reading(f"{what} as JSON, one on a line", f"line {number} of {path}", HERE):
-                found.append(parse_json(line))
-    return found
-
-
 def read_toml(path: Place, file: str, what: str, do: str) -> dict[str, Any]:
     """The table of a TOML file. Raises :class:`BadFile`: ``file`` or ``what`` as TOML was expected."""
     data = read_bytes(path, file, do)
     with reading(f"{what} as TOML", path, HERE):
         return parse_toml(data.decode("utf-8-sig"))
-
-
-def read_csv(path: Place, what: str, do: str, *, most: int = TABLE, **dialect: Any) -> list[list[str]]:
-    """The cells of a table, row by row; ``dialect`` goes to :func:`csv.reader`."""
-    lines = read_text(path, what, do, most).replace("\r\n", "\n").split("\n")
-    rows = csv.reader((line + "\n" for line in lines[:-1] + lines[-1:] * bool(lines[-1])), **dialect)
-    found: list[list[str]] = []
-    while True:
-        with reading(f"{what} as a table", f"line {rows.line_num + 1} of {path}", HERE):
-            row = next(rows, None)
-        if row is None:
-            return found
-        found.append(row)
 
 
 def parse_json(text: str | bytes, *, finite: bool = True) -> Any:

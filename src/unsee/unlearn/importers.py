@@ -29,7 +29,7 @@ from .base import BIAS, DELTA, A, B, WeightEdit, edited
 from .duo import Duo
 from .esd import ESD
 from .layouts import Names, State, kind_of, modern, read_state, some
-from .scales import Scales, read_object, read_text
+from .scales import Scales, read_config
 
 LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "model.safetensors")
 PARTS = {
@@ -262,7 +262,7 @@ def _bare_pipe(pipe: Any) -> Any:
 
 def _lora_file(folder: Path) -> Path:
     config = (folder.parent if folder.is_file() else folder) / "config.json"
-    if config.is_file() and "defense" in read_object(read_text(config), str(config)):
+    if config.is_file() and "defense" in read_config(config):
         raise BadFile("a LoRA of another program", f"{folder}, a defense", "load it with Defense.from_pretrained")
     if folder.is_file():
         return folder

@@ -11,18 +11,17 @@ and SDXL, by the UNet's own structure), and the wrappers around them (``state_di
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from ..backbones.weights import base_parameters, unwrap
 from ..errors import BadFile
+from ..files import load_tensors, read_torch
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -71,8 +70,6 @@ def read_state(path: Path) -> State:
 
     Raises :class:`BadFile` for a file that is none, and for anything in it but tensors and known training state.
     """
-    if not path.is_file():
-        raise BadFile("a file of weights", str(path), "check the path")
     nested, metadata = _open(path)
     tensors, aside = dict[str, Tensor](), dict[str, int]()
     if not isinstance(nested, dict):
@@ -93,17 +90,10 @@ def read_state(path: Path) -> State:
 
 
 def _open(path: Path) -> tuple[Any, dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if path.suffix.lower() == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        return torch.load(path, "cpu", weights_only=True), {}
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError,
-            TypeError, AttributeError, OverflowError, MemoryError) as error:  # fmt: skip
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadFile("a file of weights", f"{path} ({why})", "save it as safetensors") from error
+    what, do = "a file of weights", "save it as safetensors"
+    if path.suffix.lower() == ".safetensors":
+        return load_tensors(path, what, do)
+    return read_torch(path, what, do), {}
 
 
 def _leaves(nested: dict[Any, Any], head: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

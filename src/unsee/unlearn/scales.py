@@ -9,7 +9,6 @@ the rank.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadFile
+from ..files import parse_json, read_json, reading
 
 METADATA = "lora_adapter_metadata"
 SAME_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # ways to start a LoRA that leave the base as it is
@@ -44,7 +44,7 @@ class Scales:
             own = {k.removeprefix(f"{denoiser}."): v for k, v in settings.items() if k.startswith(f"{denoiser}.")}
             settings = own or ({} if any("." in key for key in settings) else settings)
         elif config.is_file():
-            settings, source = read_object(read_text(config), str(config)), str(config)
+            settings, source = read_config(config), str(config)
         else:
             settings, source = {}, str(path)
         _known_settings(settings, source)
@@ -108,18 +108,19 @@ def _number(value: Any, name: str, source: str) -> float:
     return float(value)
 
 
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise BadFile("a JSON file", f"{path} ({type(error).__name__})", "save it again") from None
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file with one object. Raises :class:`BadFile`."""
+    return _object(read_json(path, "settings", "save it again"), str(path))
 
 
 def read_object(text: str, source: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadFile("settings as JSON", f"{source} ({str(error).splitlines()[0]})", "save it again") from None
+    """JSON of one object, which ``source`` has. Raises :class:`BadFile`."""
+    with reading("settings as JSON", source, "save it again"):
+        found = parse_json(text)
+    return _object(found, source)
+
+
+def _object(found: Any, source: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadFile("settings as an object", f"{source} with one {type(found).__name__}", "save it again")
     return found

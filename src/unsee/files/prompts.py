@@ -17,13 +17,15 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import BadFile
+from .door import TABLE, read_bytes, reading
+from .tables import read_parquet
+from .texts import parse_json
 
 Row = dict[str, Any]
 Placed = tuple[str, Row]  # where it stands, and what stands there
@@ -31,7 +33,7 @@ DELIMITERS = (",", ";", "\t", "|")
 OTHERS = ("evaluation_seed", "sd_seed", "seed", "case_number")  # titles beside a text's, in the public files
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
-DO = "give .csv, .json, .jsonl, .parquet or .txt"
+WHAT, DO = "a table of prompts", "give .csv, .json, .jsonl, .parquet or .txt"
 
 
 class Head(NamedTuple):
@@ -60,16 +62,13 @@ def read_rows(path: Path, titles: Collection[str]) -> list[Placed]:
         ".ndjson": _json_lines,
     }
     if kind not in readers:
-        raise BadFile("a table of prompts", f"{path}, a {kind} file", DO)
+        raise BadFile(WHAT, f"{path}, a {kind} file", DO)
     return readers[kind](path, read_text(path))
 
 
 def read_text(path: Path) -> str:
     """A text file in UTF-8, or with the byte-order mark of UTF-8, UTF-16 or UTF-32. Raises :class:`BadFile`."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadFile("a table of prompts", f"{path} ({error.strerror or error})", "check the path") from None
+    data = read_bytes(path, WHAT, "check the path", TABLE)
     encoding = next((name for mark, name in MARKS.items() if data.startswith(mark)), "utf-8")
     if encoding == "utf-8" and data.count(0) > len(data) // 4:
         raise BadFile("text in UTF-8", f"{path}, which looks like UTF-16 without its mark", "save it as UTF-8")
@@ -297,16 +296,8 @@ def _json_lines(path: Path, text: str) -> list[Placed]:
 
 def _loads(path: Path, text: str, place: str) -> Any:
     """JSON; a name that stands twice in an object is refused, for the first would be dropped."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _once(path, [name for name, _ in pairs])
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as error:
-        why = str(error).splitlines()[0]
-        raise BadFile("a table of prompts", f"{path}{place} ({why})", DO) from None
+    with reading(WHAT, f"{path}{place}", DO):
+        return parse_json(text, finite=False)
 
 
 def _by_rows(path: Path, data: dict[str, Any]) -> list[Row]:
@@ -332,14 +323,4 @@ def _row(path: Path, place: str, row: Any) -> Placed:
 
 
 def _parquet(path: Path) -> list[Placed]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with path.open("rb") as file:  # a name would be taken for an address where it has a colon
-            table = pq.read_table(file)
-        _once(path, table.column_names)
-        return [(f"row {i}", row) for i, row in enumerate(table.to_pylist(), 1)]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadFile("a table of prompts", f"{path} ({why})", DO) from None
+    return [(f"row {i}", row) for i, row in enumerate(read_parquet(path, WHAT, DO), 1)]
