@@ -21,7 +21,7 @@ from torch import Tensor
 from ..backbones import Encoding, adapter, is_known, weights_adapter
 from ..backbones.weights import refuse_fused, unwrap
 from ..errors import GuardFailure, Mismatch, Unsupported, UserError
-from .base import Defense, Guard
+from .base import Defense, Guard, attachable
 from .generation import Generation, Step, finite, first, put, require_cfg
 from .host import IDLE, host
 from .snapshot import Parts, Setup, skipping
@@ -48,7 +48,7 @@ def protect(pipe: Any, *defenses: Defense) -> Guarded:
     """
     if not defenses:
         raise UserError("a defense to attach", "none", "pass one: protect(pipe, SLD(text=…))")
-    return Guarded(pipe, *defenses)
+    return Guarded(pipe, *attachable(defenses))
 
 
 class Guarded:
