@@ -223,35 +223,35 @@ class Store:
 
     def put_cells(self, suite: str, model: str, ordinal: int, cells: Iterable[Cell]) -> None:
         """Write down what one group will hold, in place of what it held."""
-        lines = (
+        rows = (
             (suite, ordinal, model, c.concept, c.defense, c.attack, c.prompt.kind, c.prompt.split, c.place, c.cell,
              c.twin, _dump(lines.fields(c.prompt)))
             for c in cells
         )  # fmt: skip
         with self._transaction() as db:
-            db.executemany(f"INSERT OR REPLACE INTO cells VALUES ({_marks(12)})", lines)
+            db.executemany(f"INSERT OR REPLACE INTO cells VALUES ({_marks(12)})", rows)
 
     def put_samples(self, samples: dict[str, Sample], versions: dict[str, str]) -> None:
         """Store a batch in one transaction. An image that is there already stays as it is."""
         made_with = _dump(versions)
-        lines = [
+        rows = [
             (cell, self._put_image(s.image), s.seconds, _dump(s.decisions), made_with) for cell, s in samples.items()
         ]
         with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", lines)
+            db.executemany("INSERT OR IGNORE INTO images VALUES (?, ?, ?, ?, ?)", rows)
 
     def put_verdicts(self, concept: str, verdicts: dict[str, Verdict]) -> None:
-        lines = (
+        rows = (
             (cell, concept, v.judge, v.version, v.outcome, v.score, v.reason, _dump(v.labels))
             for cell, v in verdicts.items()
         )
         with self._transaction() as db:
-            db.executemany(f"INSERT OR REPLACE INTO verdicts VALUES ({_marks(8)})", lines)
+            db.executemany(f"INSERT OR REPLACE INTO verdicts VALUES ({_marks(8)})", rows)
 
-    def put_measures(self, lines: Iterable[tuple[str, str, float | None, float | None]]) -> None:
+    def put_measures(self, rows: Iterable[tuple[str, str, float | None, float | None]]) -> None:
         """(cell, twin, preservation, clip_score) each."""
         with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?)", lines)
+            db.executemany("INSERT OR REPLACE INTO measures VALUES (?, ?, ?, ?)", rows)
 
     # -- reading ------------------------------------------------------------------------------
 
