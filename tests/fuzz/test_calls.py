@@ -15,6 +15,7 @@ from unsee import concepts, judges, registry
 from unsee.bench import attacks, defenses, models
 from unsee.cli import main
 from unsee.errors import UserError
+from unsee.settings import parse
 
 METHODS = sorted(registry.DEFENSES)
 VALUES = [
@@ -56,7 +57,7 @@ def test_settings_of_defenses(data: Any) -> None:
     value = data.draw(values)
 
     def checked() -> None:
-        stack = defenses.Stack.parse({"method": method, **defenses.settings([f"{key}={value}"])})
+        stack = defenses.Stack.parse({"method": method, **parse([f"{key}={value}"])})
         stack.check(concepts.load("weapon"))
 
     told("settings of defenses", checked)
