@@ -203,7 +203,9 @@ class Attack(Checked):
     @classmethod
     def of(cls, settings: dict[str, Any]) -> Self:
         """From a table of settings. Raises :class:`UserError` for one it does not have, lacks, or cannot use."""
-        check(settings, declared(cls), cls.name, complete=True)
+        known = declared(cls)
+        silent = {f.name for f in fields(cls)} - known.keys()  # what no text can say (a function), at its default
+        check({k: v for k, v in settings.items() if k not in silent or v is not None}, known, cls.name, complete=True)
         return cls(**settings)
 
     @classmethod

@@ -30,7 +30,7 @@ def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]], f
     """
     if not presets:
         return training
-    name = getattr(training, "preset", "") or ("picto" if concept.models == "picto" else "paper")
+    name = getattr(training, "preset", None) or ("picto" if concept.models == "picto" else "paper")
     if name not in NAMES:
         raise UnknownName("preset", name, NAMES)
     usual = {**presets[name], **presets.get(f"{name}-{family}", {})}

@@ -35,7 +35,7 @@ from ...settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, I
 from ..adapters import Adapters
 from ..base import WeightEdit
 from ..descent import PRECISIONS, Clip, descend, identity_of, main_first, plan_of, stored
-from ..presets import settled
+from ..presets import NAMES, settled
 from ..studio import Predictor, Studio, guidance_for, hosted
 from ..validation import JudgedOrNone, Validation
 from ..words import concepts_of, kinds
@@ -69,7 +69,9 @@ class DuoTraining(Checked):
     """How DUO is fitted. None is the preset's value: the paper's for the family of models, or picto's for its concepts;
     ``preset`` says which."""
 
-    preset: Annotated[str, Among("", *PRESETS), Doc("paper or picto; empty is the concept's own.")] = ""
+    preset: Annotated[str | None, Among(*NAMES), Doc("Whose values; None is picto's for its concepts, else paper.")] = (
+        None
+    )
 
     beta: Annotated[Positive | None, Doc("How far the weights may go from the old ones; None is the preset's.")] = None
     base_lr: Annotated[Rate | None, Doc("Learning rate at beta 100; None is the preset's.")] = None
