@@ -13,7 +13,7 @@ from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.bench.defenses import Stack
 from unsee.errors import BadFile, GuardFailure, Mismatch, UnknownName, Unsupported, UserError
-from unsee.guards import Defense, protect
+from unsee.guards import Defense, Guarded, protect
 from unsee.guards.ine import INE, templates
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
@@ -32,7 +32,7 @@ def draw(pipe, *guards, cfg=True, steps=2, negative="", **more):
     if cfg:
         settings["negative_prompt"] = [negative] * len(PROMPTS)
     settings["generator"] = [torch.Generator().manual_seed(i) for i in range(len(PROMPTS))]
-    with protect(pipe, *guards):
+    with Guarded(pipe, *guards):
         return pipe(PROMPTS, **settings, **more).images
 
 

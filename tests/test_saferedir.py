@@ -474,7 +474,7 @@ class Held:
         return {("unsafe",): [0, 1], ("redirected",): []}.get(kinds, [2, 3])
 
 
-@pytest.mark.parametrize(("share", "first"), [(0.0, 0), (0.5, 5), (0.65, 7), (0.7, 7), (1.0, 9)])
+@pytest.mark.parametrize(("share", "first"), [(0.0, 0), (0.5, 5), (0.65, 7), (0.7, 7), (0.95, 9)])
 def test_a_harmless_text_is_shown_the_concepts_picture_late_only(share, first):
     """Steps from ``seen_from`` of the way on, all of them, of walks that show the concept; the last one always."""
     sampler = batch.Sampler(Held(), "fit", Training(seen_share=1.0, seen_from=share))
@@ -712,13 +712,15 @@ def test_interval_and_sticky():
         assert loose.index("redirected") == top
 
 
-def test_strength_zero_is_off_and_more_moves_more():
+def test_strength_zero_is_refused_and_more_moves_more():
     pipe = built("sd1")
     plain, moved = draw(pipe), []
-    for strength in (0.0, 0.5, 1.0):
+    with pytest.raises(UserError, match="strength of saferedir"):
+        random_guard("sd1", threshold=0.0, strength=0.0)
+    for strength in (0.25, 0.5, 1.0):
         with protect(pipe, random_guard("sd1", threshold=0.0, strength=strength)):
             moved.append(float((draw(pipe) - plain).norm()))
-    assert moved[0] == 0.0 < moved[1] < moved[2]
+    assert 0.0 < moved[0] < moved[1] < moved[2]
 
 
 def test_two_concepts_and_another_guard_stack():

@@ -66,7 +66,7 @@ def drawn(pipe: Any, steps: int = 4, **more: Any) -> torch.Tensor:
         (lambda: unsee.Duo(strength=1e25), "strength of duo"),
         (lambda: unsee.INE(options={"scale": 0.5}), "scale of sld"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "made",
 )
 def test_a_setting_that_can_do_nothing_is_refused_by_its_name(make, told):
     with pytest.raises(UserError, match=told) as error:

@@ -17,7 +17,6 @@ import collections.abc
 import functools
 import inspect
 import sys
-import tomllib
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -29,6 +28,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from typing_extensions import Doc
 
 from .errors import UnknownName, UserError
+from .files import parse_toml
 from .registry import JUDGES, resolve
 
 __all__ = [
@@ -322,8 +322,8 @@ def _scalar(text: str) -> Any:
     if "#" in text or "\n" in text or len(text) > LONGEST:  # what stands behind them would be lost
         return text
     try:
-        return tomllib.loads(f"v = {text}")["v"]
-    except (ValueError, RecursionError):
+        return parse_toml(f"v = {text}")["v"]
+    except ValueError:
         return text
 
 

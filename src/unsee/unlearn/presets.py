@@ -34,5 +34,5 @@ def settled(training: T, concept: Concept, presets: dict[str, dict[str, Any]], f
     if name not in NAMES:
         raise UnknownName("preset", name, NAMES)
     usual = {**presets[name], **presets.get(f"{name}-{family}", {})}
-    missing = [f.name for f in fields(training) if getattr(training, f.name) is None]  # type: ignore[arg-type]
-    return replace(training, **{name: usual[name] for name in missing})  # type: ignore[type-var]
+    own = [f.name for f in fields(training) if getattr(training, f.name) is None]  # type: ignore[arg-type]
+    return replace(training, **{one: usual[one] for one in own if one != "preset"})  # type: ignore[type-var]
