@@ -196,8 +196,8 @@ def test_rece_keeps_the_epoch_with_the_fewest_flagged_images():
 def test_bad_settings_are_one_clear_line():
     concept = concepts.load("weapon")
     for settings, message in (
-        ({"lamb": 0.0}, "lamb above 0"),
-        ({"tokens": "some"}, "last, all"),
+        ({"lamb": 0.0}, "lamb of uce as a number above 0"),
+        ({"tokens": "some"}, "all, last"),
         ({"rank": -1}, "rank"),
     ):
         with pytest.raises(UserError, match=message) as error:

@@ -43,7 +43,7 @@ def test_scopes_are_roles():
     weights = [n for n, m in backbone.denoiser.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
     assert names["all"] == set(weights)
     with pytest.raises(UserError, match="x-strict"):
-        layers_in(backbone, "xattn")
+        ESD.fit(shared("sd1"), concepts.load("weapon"), work="unused", scope="xattn")
 
 
 @every_family

@@ -150,8 +150,8 @@ def label(what: str, given: Any) -> str:
     return named(what, given)
 
 
-def _called(folder: str) -> str:
-    """A folder's own name as a label; ``{concept}`` stays."""
+def called(folder: str) -> str:
+    """A folder's own name, or METHOD:key=value, as a label; ``{concept}`` stays."""
     return re.sub(r"[^A-Za-z0-9._{}-]", "_", Path(folder).name)[:LONGEST].lstrip(".") or "folder"
 
 
@@ -160,7 +160,7 @@ def _from_text(text: str) -> Part:
     if method in DEFENSES:
         return Part(name=text, method=method, settings=parse(rest.split(",")))
     if is_dir(text) or "{concept}" in text:
-        return Part(name=_called(text), folder=text)
+        return Part(name=called(text), folder=text)
     if text.startswith("picto/"):
         return Part(name=Path(text).name, folder=str(shipped(text)))
     if "/" in text or os.sep in text:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from .. import concepts
 from ..bench import measures, models
-from ..bench.defenses import NONE, Part
+from ..bench.defenses import NONE, Part, called
 from ..bench.defenses import Stack as Recipe
 from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
@@ -267,11 +267,12 @@ class Desk:
         stack = Stack(defenses=tuple(self._guards(next(s for s in self.stacks if s.name == best.name))))
         saved = self.task.work / "stack"
         stack.save_pretrained(saved)
-        defense = {"folder": str(saved), "name": best.name}
+        name = called(best.name)  # METHOD:key=value is none that a file may give
+        defense = {"folder": str(saved), "name": name}
         kinds = ["plain", "neighbor", "benign"]
         suite = self._suite("proof", "held-out", self.task.candidates.prove, kinds, [defense])
         rows = self._run(suite, [])
-        proof, bare = score(best.name, rows, self.task.floor), score(NONE, rows, 0.0)
+        proof, bare = replace(score(name, rows, self.task.floor), name=best.name), score(NONE, rows, 0.0)
         done = replace(found, winner=best.name, folder=self.task.folder, proof=proof, undefended=bare, rows=tuple(rows))
         self._place(done, stack)
         return done
