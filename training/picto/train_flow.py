@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers.models.activations import GELU
 from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
@@ -90,6 +91,21 @@ class PlainJointAttention:
         out = (odds.to(v.dtype) @ v).transpose(1, 2).flatten(2)
         ours, text = attn.to_out[0](out[:, : x.shape[1]]), out[:, x.shape[1] :]
         return ours, text if attn.context_pre_only else attn.to_add_out(text)
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """``F.gelu(x, approximate="tanh")`` written with a sigmoid, of which a compiled kernel is faster than of tanh."""
+    y = x.float()
+    return (y * torch.sigmoid(y * (1.5957691216 + 0.0713548163 * y * y))).to(x.dtype)
+
+
+def quicken(net: SD3Transformer2DModel) -> SD3Transformer2DModel:
+    """The same network, faster to train on a CPU."""
+    net.set_attn_processor(PlainJointAttention())
+    for part in net.modules():
+        if isinstance(part, GELU):
+            part.gelu = gelu
+    return net
 
 
 @torch.no_grad()
@@ -176,7 +192,7 @@ def main(work: Path, steps: int, batch: int, lr: float, decay: int, every: int, 
     if start is not None:
         net.load_state_dict({k: v.float() for k, v in load_file(start).items()})
         first = json.loads(start.with_suffix(".json").read_text())["steps"]
-    net.set_attn_processor(PlainJointAttention())
+    quicken(net)
     print(sum(p.numel() for p in net.parameters()) / 1e6, "M parameters", flush=True)
     fast, averaged = torch.compile(net, dynamic=False), copy.deepcopy(net)
     check = [draws(128, torch.Generator().manual_seed(i), view=PLACEMENTS - 1) for i in range(CHECKED // 128)]
