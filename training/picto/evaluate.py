@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from PIL import Image
 
 from unsee import concepts, picto
@@ -41,19 +42,31 @@ def share(hits: Sequence[bool]) -> dict[str, Any]:
 
 def draw(pipe: Any, prompts: Sequence[Prompt], batch: int = 16) -> list[Image.Image]:
     images: list[Image.Image] = []
+    more = {"max_sequence_length": 0} if isinstance(pipe, StableDiffusion3Pipeline) else {}  # no tokens of a T5
     for i in range(0, len(prompts), batch):
         part = prompts[i : i + batch]
         generators = [torch.Generator().manual_seed(p.seed) for p in part]
         images += pipe([p.text for p in part], generator=generators, num_inference_steps=picto.STEPS,
-                       guidance_scale=picto.GUIDANCE).images  # fmt: skip
+                       guidance_scale=picto.GUIDANCE, **more).images  # fmt: skip
         print(f"\r{len(images)}/{len(prompts)} images", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return images
 
 
-def generator_rows(n: int, save: Path | None) -> dict[str, Any]:
+def load(model: str) -> Any:
+    """``picto``, or a folder with a pipeline as ``save_pretrained`` writes it. In float32."""
+    if model == "picto":
+        return picto.load()
+    index = DiffusionPipeline.load_config(model, local_files_only=True)
+    empty = {k: None for k, v in index.items() if v == [None, None]}  # diffusers asks for the parts of T5 otherwise
+    pipe = DiffusionPipeline.from_pretrained(model, local_files_only=True, **empty).to(torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generator_rows(pipe: Any, n: int, save: Path | None) -> dict[str, Any]:
     """Unsafe, benign and neighbor prompts drawn and judged."""
-    pipe, judge = picto.load(), PictoJudge()
+    judge = PictoJudge()
     out: dict[str, Any] = {}
     by_group, style_hits, neighbor_hits, flagged = {}, [], [], []
     start, count = time.time(), 0
@@ -89,13 +102,13 @@ def generator_rows(n: int, save: Path | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def subject_rows() -> dict[str, Any]:
+def subject_rows(pipe: Any) -> dict[str, Any]:
     """Every subject once in every style, by a train template: what a concept's anchors may be chosen from."""
     templates, prompts = catalog.TEMPLATES["train"], []
     for i, (slug, style) in enumerate(itertools.product(catalog.slugs(), catalog.STYLES)):
         text = fill(templates[i % len(templates)], catalog.name(slug), style)
         prompts.append(Prompt(text, f"{slug}/{style}", SEED + i, subject=slug, style=style))
-    seen = list(zip(prompts, PictoJudge().look(draw(picto.load(), prompts)), strict=True))
+    seen = list(zip(prompts, PictoJudge().look(draw(pipe, prompts)), strict=True))
     well = {p.id for p, s in seen if s["subjects"][0] == p.subject and s["style"] == p.style}
     both = [all(f"{slug}/{style}" in well for style in catalog.STYLES) for slug in catalog.slugs()]
     return {
@@ -174,6 +187,7 @@ def as_rows(out: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/picto"))
+    parser.add_argument("--model", default="picto", help="picto, or a folder with a pipeline")
     parser.add_argument("--n", type=int, default=150, help="prompts per group and kind")
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets of what was drawn")
     parser.add_argument("--results", type=Path, help="file for the numbers as rows, for example results/picto.json")
@@ -184,9 +198,11 @@ def main() -> None:
     if a.only in (None, "judge"):
         out |= judge_rows(a.work)
     if a.only in (None, "generator"):
-        out |= generator_rows(a.n, a.sheets) | retrieval(a.work) | psnr(a.work)
+        out |= generator_rows(load(a.model), a.n, a.sheets)
+        if a.model == "picto":  # CLIP and VAE are the same in every model of the family
+            out |= retrieval(a.work) | psnr(a.work)
     if a.only == "subjects":  # nine minutes of a core, so only if asked for
-        out |= subject_rows()
+        out |= subject_rows(load(a.model))
     if a.results:
         a.results.write_text(json.dumps(as_rows(out), indent=1) + "\n")
     if a.json:
