@@ -1,9 +1,9 @@
 """Would the tests notice? Mutants of what counts, judges and reports, each met by the tests of its module.
 
     pip install cosmic-ray
-    python scripts/mutation.py --n 100 --seed 0 --json results/mutation.json       # resumes; run it in a copy of the tree
+    python scripts/mutation.py --n 100 --seed 0 --json results/mutation.json   # resumes; run it in a copy of the tree
 
-cosmic-ray makes the mutants; a sample of them is drawn over all modules, and each is written into the tree for as long as
+cosmic-ray makes the mutants; a sample of them is drawn over all modules, and each stands in the tree while
 its tests run. Caught means that a test failed. The survivors are printed with their line and belong in docs/log.md.
 """
 
