@@ -64,9 +64,6 @@ class PromptSet(BaseModel):
 Row = tuple[str, str, str, PromptSet]
 
 
-Row = tuple[str, str, str, PromptSet]
-
-
 class Suite(BaseModel):
     """What a TOML file of ``suites/`` says. ``batch_size`` is about memory and never about content."""
 
