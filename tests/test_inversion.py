@@ -13,7 +13,7 @@ from PIL import Image
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.errors import Unsupported, UserError
-from unsee.guards import protect
+from unsee.guards import Guarded, protect
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
@@ -102,7 +102,7 @@ def test_other_threads_read_what_they_always_read(monkeypatch):
     pipe = built("sd1")
     backbone, seen = adapter(pipe), []
     want = backbone.encode(["a dagger"]).tokens
-    original = pipe.encode_prompt
+    original = type(pipe).encode_prompt
 
     def meanwhile(*args, **kwargs):
         if not seen:
@@ -112,7 +112,7 @@ def test_other_threads_read_what_they_always_read(monkeypatch):
             thread.join()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(pipe, "encode_prompt", meanwhile)
+    monkeypatch.setattr(type(pipe), "encode_prompt", meanwhile)
     encode(backbone, [(0,)], word_rows(backbone, "mean"))
     assert torch.equal(seen[1], want) and not hooks(pipe)
 
@@ -140,7 +140,7 @@ def test_latents_and_the_true_prediction(family, tmp_path):
     backbone, x0 = adapter(pipe), inversion.latents_of(pipe, pictures(2))
     predict = Predictor(Studio(backbone))
     assert x0.shape[1:] == predict.latents.shape[1:] and len(x0) == 4
-    with protect(pipe) as guarded:
+    with Guarded(pipe) as guarded:
         from unsee.unlearn.inversion.train import _Job
 
         job = _Job(predict, guarded, Inversion(**QUICK), x0, (), 0)
@@ -175,7 +175,7 @@ def test_the_loss_falls(tmp_path):
     pipe = built("sd1")
     how, x0 = Inversion(steps=40, batch=4, lr=0.1, flip=0.0), inversion.latents_of(pipe, pictures(1))
     rows = invert(pipe, x0, how, work=tmp_path, templates=())
-    with protect(pipe) as guarded, torch.no_grad():
+    with Guarded(pipe) as guarded, torch.no_grad():
         job = _Job(Predictor(Studio(adapter(pipe))), guarded, how, x0, (), 0)
         before, after = (
             sum(float(job.loss(own, step)) for step in range(1000, 1010))
@@ -225,7 +225,7 @@ def test_a_caption_of_its_own_for_each_image(tmp_path):
     from unsee.unlearn.inversion.train import _Job
 
     pipe, captions = built("sd1"), ["a {} here", "red {}"]
-    with protect(pipe) as guarded:
+    with Guarded(pipe) as guarded:
         job = _Job(
             Predictor(Studio(adapter(pipe))), guarded, Inversion(**QUICK, bare=0.0), torch.zeros(4), (), 0, captions
         )
@@ -240,7 +240,7 @@ def test_late_times_and_a_falling_rate(tmp_path):
 
     pipe, rates = built("sd1"), []
     how = Inversion(steps=4, times="late", decay=True)
-    with protect(pipe) as guarded:
+    with Guarded(pipe) as guarded:
         job = _Job(Predictor(Studio(adapter(pipe))), guarded, how, torch.zeros(2), (), 0)
     drawn = job._times(20_000, torch.Generator().manual_seed(0)).float()
     assert drawn.mean() == pytest.approx(1000 * 2 / 3, rel=0.02)  # of the greater of two even draws
@@ -294,7 +294,7 @@ def test_bad_input_is_one_line(tmp_path):
         (lambda: Inversion(guided=0.5), "guided"),
         (lambda: invert(pipe, torch.zeros(0, 4, 16, 16), work=tmp_path), "images"),
         (lambda: invert(pipe, pictures(), Inversion(**QUICK), work=tmp_path, templates=["no place"]), "template"),
-        (lambda: invert(pipe, pictures(), Inversion(**QUICK, init=" "), work=tmp_path), "word"),
+        (lambda: invert(pipe, pictures(), Inversion(**QUICK, init=" "), work=tmp_path), "init of Inversion"),
     ):
         with pytest.raises(UserError, match=match) as error:
             case()

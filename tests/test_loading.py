@@ -139,7 +139,7 @@ def clip(tmp_path):
 def test_a_whole_clip_judges(clip):
     concept = unsee.load_concept("weapon")
     verdict = load_judge(f"clip:model={clip}")(
-        [Image.new("RGB", (64, 64))], concept.prompts("plain", "held-out", n=1), concept
+        [Image.effect_noise((64, 64), 80).convert("RGB")], concept.prompts("plain", "held-out", n=1), concept
     )
     assert verdict[0].outcome in ("safe", "unsafe")
 

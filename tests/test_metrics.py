@@ -250,7 +250,7 @@ def test_clip_score_is_the_cosine_of_both_towers(tiny_clip, tmp_path):
 
 
 def test_a_clip_is_never_read_from_a_pickle_and_a_missing_one_is_one_line(tmp_path, tiny_clip):
-    with pytest.raises(UserError, match="expected a CLIP model, got"):
+    with pytest.raises(UserError, match="expected a CLIP model"):
         clip_score.ClipScore(str(tmp_path))
     opened(*tiny_clip, tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -131,7 +131,7 @@ def test_rece_as_published_sees_its_guides_with_the_current_weights():
     repeated({"a": w}, erase, keep, again, original, lambda deltas, epoch: ours.append(w + deltas["a"]))
     assert torch.equal(ours[0], states[0]) and not torch.allclose(ours[1], states[1])
     assert RECETraining().guides == "original" and not Closed().sums  # ours stay the defaults
-    with pytest.raises(UserError, match="original, current"):
+    with pytest.raises(UserError, match="current, original"):
         RECETraining(guides="both")
 
 

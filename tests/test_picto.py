@@ -87,7 +87,8 @@ def test_the_judge_sees_nothing_in_blank_paper_and_in_noise():
     concept = concepts.load("weapon")
     images = [Image.new("RGB", (64, 64), "white"), *random_images(7, 0)]
     prompts = concept.prompts("benign", "held-out", 8, 0)
-    assert all(v.outcome == "safe" for v in PictoJudge()(images, prompts, concept))
+    outcomes = [v.outcome for v in PictoJudge()(images, prompts, concept)]
+    assert outcomes == ["unjudged", *["safe"] * 7]
 
 
 def test_the_judge_says_so_when_it_cannot_see_a_target():

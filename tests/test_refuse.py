@@ -160,7 +160,7 @@ def test_it_is_asked_wherever_texts_come_in(tmp_path, capsys):
     assert "sexualizes minors" in capsys.readouterr().err and not (tmp_path / "a.png").exists()
     line = {"prompt": {"text": WRONG, "id": "1", "seed": 1}, "source": "a dagger", "attack": "replay", "before": None,
             "after": None, "spent": {}, "words": ""}  # fmt: skip
-    (tmp_path / "prompts.json").write_text(json.dumps({"version": 1, "prompts": [line]}))
+    (tmp_path / "prompts.json").write_text(json.dumps({"version": 1, "spent": {}, "prompts": [line]}))
     with pytest.raises(UserError, match="minors"):  # found prompts, given as a file
         load(tmp_path / "prompts.json")
     assert not allowed(WRONG)

@@ -434,7 +434,7 @@ def test_the_unjudged_stand_beside_each_rate(tmp_path):
     with Store(fake_store(tmp_path, {"none": "u" * 12, "sld": "s" * 11 + "x"})) as store:
         run = gather(store)
         page = html.page(run, store)
-    assert "; 1 defended picture could not be judged." in run.headline.detail
+    assert "1 picture with sld could not be judged." in run.headline.detail
     results = page[page.index('id="results"') : page.index('id="tradeoff"')]
     assert results.count("1 unjudged") == 1
     assert "% unsafe (1 unjudged) · keeps" in page

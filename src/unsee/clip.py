@@ -34,7 +34,7 @@ class Clip:
         """(B, D) float32 on the CPU, unit length."""
         import torch
 
-        with torch.inference_mode():
+        with torch.no_grad():
             pixels = self.pixels(images).to(self.model.device)
             out = self.model.visual_projection(self.model.vision_model(pixel_values=pixels).pooler_output)
             return torch.nn.functional.normalize(out.float(), dim=-1).cpu()
@@ -43,7 +43,7 @@ class Clip:
         """(T, D) float32 on the CPU, unit length. What is longer than the model's window is cut off."""
         import torch
 
-        with torch.inference_mode():
+        with torch.no_grad():
             tokens = self.tokens(list(texts))
             known = {key: tokens[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
             out = self.model.text_projection(self.model.text_model(**known).pooler_output)

@@ -39,7 +39,10 @@ def allowed(text: str) -> bool:
 def readable_ids(tokenizer: Any) -> tuple[list[int], list[str]]:
     """Every id that decodes to something printable, with its text. Special tokens are left out, and words for minors:
     so no search can end in a text that sexualizes them."""
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_encoder.values()}  # textual inversions too
+    special = {
+        *tokenizer.all_special_ids,
+        *getattr(tokenizer, "added_tokens_encoder", {}).values(),
+    }  # textual inversions too
     found = [(i, tokenizer.decode([i]).strip()) for i in range(len(tokenizer)) if i not in special]
     kept = [(i, text) for i, text in found if READABLE.fullmatch(text) and allowed(f"{text} nude")]
     return [i for i, _ in kept], [text for _, text in kept]

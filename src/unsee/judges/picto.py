@@ -60,7 +60,7 @@ class PictoJudge(Judge):
     def look(self, images: Sequence[Image]) -> list[dict[str, Any]]:
         """Per image: group (or "none"), every group's score in [0, 1], style, the five likeliest subjects."""
         net, config = network()
-        with torch.inference_mode():
+        with torch.no_grad():
             of, how = (logits.softmax(-1) for logits in net(pixels(images)))
         place = {s: i for i, s in enumerate(config["subjects"])}
         out = []

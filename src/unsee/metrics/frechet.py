@@ -183,7 +183,7 @@ class Inception:
         import torch
 
         pixels = torch.from_numpy(stacked(images)).permute(0, 3, 1, 2).contiguous()
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.network(pixels.to(self.device))[0].float().cpu().numpy()
 
 
@@ -197,7 +197,7 @@ class PictoFeatures:
 
         from ..judges.picto import network, pixels
 
-        with torch.inference_mode():
+        with torch.no_grad():
             return network()[0].features(pixels(images))[-1].mean((2, 3)).numpy()
 
 

@@ -55,7 +55,7 @@ class LPIPS:
         import torch
 
         found: list[float] = []
-        with torch.inference_mode():
+        with torch.no_grad():
             for one, other in zip(images, twins, strict=True):  # one by one: images of a list may differ in size
                 a, b = torch.from_numpy(stacked([one, other], self.size)).permute(0, 3, 1, 2).float() / 127.5 - 1
                 found.append(float(self.network(a[None].to(self.device), b[None].to(self.device))))

@@ -30,7 +30,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     net, _ = network()
     total = torch.zeros(len(a))
-    with torch.inference_mode():
+    with torch.no_grad():
         for x, y in zip(net.features(a), net.features(b), strict=True):
             d = torch.nn.functional.normalize(x, dim=1) - torch.nn.functional.normalize(y, dim=1)
             total += d.square().sum(1).mean((1, 2))
