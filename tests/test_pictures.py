@@ -10,6 +10,7 @@ from bench_fakes import picture, stored, suite
 from PIL import Image
 
 from unsee import concepts, judges, pictures
+from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
 from unsee.bench import models
 from unsee.bench.generate import draw
