@@ -364,9 +364,8 @@ def _first_mistake(error: ValidationError, where: str) -> UserError:
         return UnknownName(f"{place} in {where}", first["input"], choices)
     why = first["msg"].removeprefix("Value error, ")
     one = keys(_table(first["loc"])).get(str(first["loc"][-1])) if place else None
-    if (
-        one is None or first["type"] == "value_error" or one.takes(first["input"])
-    ):  # a part of a value, or what several keys say together
+    claims = first["type"] == "value_error" and first["loc"][:1] == ("claims",)  # its parts say what is wrong
+    if one is None or claims or one.takes(first["input"]):  # a part of a value, or what several keys say together
         return BadFile(f"a valid {place!r} in {where}", f"{shown(first['input'])} ({why})", "mend that key")
     told = f" ({why})" if first["type"] == "string_pattern_mismatch" else ""
     return BadFile(f"{place!r} in {where} as {one.expected}", shown(first["input"]) + told, "mend that key")
