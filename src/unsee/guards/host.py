@@ -23,7 +23,7 @@ class Host:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()  # held while something is drawn, attached or taken off
-        self.holders: list[Guarded] = []
+        self.holders: weakref.WeakSet[Guarded] = weakref.WeakSet()  # a pipeline that nobody has any more holds nothing
         self.fingerprint = ""  # of the weights before any edit, while there are holders
         self._turn = threading.Condition()
         self._queue: list[object] = []
@@ -39,14 +39,14 @@ class Host:
                     if other and (not other.passing() or time.monotonic() > ends):
                         raise other.conflict(guarded)
                     self._turn.wait(0.05)
-                self.holders.append(guarded)
+                self.holders.add(guarded)
             finally:
                 self._queue.remove(ticket)
                 self._turn.notify_all()
 
     def leave(self, guarded: Guarded) -> None:
         with self._turn:
-            self.holders = [other for other in self.holders if other is not guarded]
+            self.holders.discard(guarded)
             self._turn.notify_all()
 
     def _in_the_way(self, guarded: Guarded) -> Guarded | None:

@@ -262,7 +262,7 @@ class _Edited:
         for name in names:
             parameter, original, _ = self.originals[name]
             wanted = self._wanted(name)
-            if not bool(torch.isfinite(wanted.to(parameter.dtype)).all()):
+            if wanted is not original and not bool(torch.isfinite(wanted.to(parameter.dtype)).all()):
                 raise Unsupported("an edit that leaves finite weights", f"NaN or infinity in {name}", "lower strength")
             parameter.data.copy_(wanted)
             if wanted is original:
