@@ -85,7 +85,7 @@ def met(mutant: tuple[str, str, int], known: dict[str, Any], timeout: float) -> 
     module, name, occurrence = mutant
     path = SOURCE / module
     before = path.read_text()
-    _, after = mutating.mutate_code(before, known[name], occurrence)
+    after = mutating.mutate_code(before, known[name], occurrence)
     if after is None or code(after) == code(before):
         return "no mutant", ""
     lines = [(a, b, i) for i, (a, b) in enumerate(zip(before.splitlines(), after.splitlines()), 1) if a != b]

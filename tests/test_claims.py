@@ -108,6 +108,7 @@ def test_the_unjudged_are_in_no_claim(tmp_path):
         (check("dsr", above=0.0, abvoe=1.0), "did you mean 'above'?"),
         (check("dsr", {"defence": "sld"}, above=0.0), "did you mean 'defense'?"),
         (check("dsrr", above=0.0), "claims.0.compare.0.metric"),
+        (check(left=[], above=0.0), "claims.0.compare.0.left"),
         (check(left={"defense": "sdl"}, above=0.0), "did you mean 'sld'?"),
         (check(left=LEFT | {"attack": "mma"}, above=0.0), "rows of the suite for the claim one, got none for negative"),
         (check(left=LEFT | {"prompts": "synonym"}, above=0.0), "got none for negative on synonym prompts"),

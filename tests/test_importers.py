@@ -427,6 +427,13 @@ def test_what_is_no_state_is_refused(content, told, tmp_path):
         assert told in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (16,), (16, 16, 2), (16, 16, 1, 1, 1)])
+def test_a_tensor_of_another_shape_is_refused(shape, tmp_path):
+    torch.save({next(iter(changed())): torch.ones(shape)}, tmp_path / "e.pt")
+    with pytest.raises(Mismatch, match="the model it was made from"):
+        import_esd(tmp_path / "e.pt", shared("sd1"))
+
+
 def test_weights_saved_in_half_are_not_taken_for_changes(tmp_path):
     state = {n: p.detach().half() for n, p in shared("sd1").unet.named_parameters()}
     moved = changed()

@@ -271,6 +271,15 @@ def test_a_database_that_is_damaged_further_on_says_so(tmp_path):
         list(files.open_sqlite(path, "w", "d").execute("SELECT * FROM t"))
 
 
+def test_a_database_whose_schema_is_no_text_says_so(tmp_path):
+    """SQLite quotes the schema in its message, which Python then cannot decode."""
+    path = tmp_path / "db"
+    sqlite3.connect(path).execute("CREATE TABLE t (x TEXT)").connection.close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE t", b"CREATE T\xf3BLE t"))
+    with pytest.raises(BadFile, match="malformed|decode"):
+        files.open_sqlite(path, "w", "d").execute("SELECT 1 FROM sqlite_master").fetchall()
+
+
 def test_a_fault_of_our_own_stays_one(tmp_path):
     db = files.open_sqlite(tmp_path / "db", "w", "d", new=True)
     with pytest.raises(sqlite3.ProgrammingError):

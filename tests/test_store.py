@@ -91,6 +91,15 @@ def test_a_lost_or_changed_image_is_told(tmp_path, spoil, got):
             store.image_of("a")
 
 
+def test_a_suite_without_a_name_is_refused(tmp_path):
+    fake_store(tmp_path, {"none": "us"})
+    with sqlite3.connect(tmp_path / "store.sqlite") as db:
+        db.execute("UPDATE suites SET name = NULL")
+    db.close()
+    with Store(tmp_path) as store, pytest.raises(BadFile, match="name of a suite"):
+        store.suites()
+
+
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "fresh-1").write_bytes(b"half")

@@ -137,7 +137,8 @@ class Setting:
 
     @functools.cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.type, config=STRICT)
+        model = isinstance(self.type, type) and issubclass(self.type, BaseModel)  # has its own config
+        return TypeAdapter(self.type) if model else TypeAdapter(self.type, config=STRICT)
 
     def check(self, owner: str, value: Any) -> None:
         """Raises :class:`UserError` where ``value`` is not what it should be."""

@@ -317,7 +317,7 @@ def test_attacks(base: Path, data: Any) -> None:
     made = told("attacks", lambda: attacks.load(path))
     if made is not REFUSED:
         lines = json.loads(path.read_text("utf-8-sig"))["prompts"]
-        assert [asdict(one.prompt) for one in made] == [line["prompt"] for line in lines]
+        assert [asdict(one.prompt) for one in made] == [asdict(Prompt(**line["prompt"])) for line in lines]
         assert [one.source for one in made] == [line["source"] for line in lines]
         assert [bool(one.words) for one in made] == [bool(line["words"]) for line in lines]
 

@@ -259,7 +259,7 @@ class Store:
         """Name → spec, judge_version, versions, machine, and how many images are planned."""
         planned = dict(self._db.execute("SELECT suite, count(*) FROM cells GROUP BY suite").fetchall())
         return {
-            row["name"]: {
+            lines.text(row["name"], self._db.path, "name of a suite"): {
                 "spec": lines.checked(lines.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
                 "judge_version": lines.text(row["judge_version"], self._db.path, "judge_version"),
                 "versions": lines.value(dict[str, str], row["versions"], self._db.path, "versions"),

@@ -60,11 +60,7 @@ class _Cursor(sqlite3.Cursor):
         return self._told(lambda: super(_Cursor, self).fetchmany(size))
 
     def __next__(self) -> Any:
-        try:
-            return super().__next__()
-        except sqlite3.Error as error:
-            assert isinstance(self.connection, Database)
-            raise self.connection.bad(error) from error
+        return self._told(super().__next__)
 
 
 class Database(sqlite3.Connection):
@@ -97,6 +93,8 @@ class Database(sqlite3.Connection):
         """What ``call()`` gives; whatever SQLite says against it is told as of this file."""
         try:
             return call()
+        except UnicodeDecodeError as error:  # of a message that quotes a damaged file
+            raise BadFile(self.what, f"{self.path} ({reason(error)})", self.do) from error
         except sqlite3.Error as error:
             raise self.bad(error) from error
 

@@ -169,7 +169,7 @@ def _dora(target: str, a: Tensor, b: Tensor, magnitude: Tensor, own: Tensor) -> 
 def _difference(value: Tensor, own: Tensor, name: str) -> Tensor:
     """value - own in float32; 0 where they are the same but for rounding to the coarser of their types."""
     before = own.detach().cpu()
-    if value.shape != before.shape and value.shape == (*before.shape, 1, 1)[: value.ndim]:
+    if value.ndim > before.ndim and value.shape == (*before.shape, 1, 1)[: value.ndim]:
         value = value.reshape(before.shape)
     if value.shape != before.shape:
         got = str(tuple(value.shape))
