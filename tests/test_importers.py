@@ -434,6 +434,25 @@ def test_a_tensor_of_another_shape_is_refused(shape, tmp_path):
         import_esd(tmp_path / "e.pt", shared("sd1"))
 
 
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("shape", [(), (4,), (0, 16), (4, 16, 3), (4, 16, 3, 3)])
+def test_a_pair_of_other_shapes_is_refused(part, shape, tmp_path):
+    stem = f"unet.{next(iter(changed())).removesuffix('.weight')}"
+    state = {f"{stem}.lora_A.weight": torch.ones(4, 16), f"{stem}.lora_B.weight": torch.ones(16, 4)}
+    save_file(state | {f"{stem}.{part}.weight": torch.ones(shape)}, tmp_path / "l.safetensors")
+    with pytest.raises((BadFile, Mismatch)):
+        import_duo(tmp_path / "l.safetensors", shared("sd1"))
+
+
+@pytest.mark.parametrize("end", ["diff", "diff_b"])
+def test_a_difference_of_another_shape_is_refused(end, tmp_path):
+    layer = next(n for n in dict(shared("sd1").unet.named_parameters()) if n.endswith("to_out.0.bias"))
+    stem = "lora_unet_" + layer.removesuffix(".bias").replace(".", "_")
+    save_file({f"{stem}.{end}": torch.ones(5)}, tmp_path / "l.safetensors")
+    with pytest.raises(Mismatch, match="the model it was made from"):
+        import_duo(tmp_path / "l.safetensors", shared("sd1"))
+
+
 def test_weights_saved_in_half_are_not_taken_for_changes(tmp_path):
     state = {n: p.detach().half() for n, p in shared("sd1").unet.named_parameters()}
     moved = changed()

@@ -100,6 +100,15 @@ def test_a_suite_without_a_name_is_refused(tmp_path):
         store.suites()
 
 
+def test_what_a_report_cannot_write_is_refused(tmp_path):
+    fake_store(tmp_path, {"none": "us"})
+    with sqlite3.connect(tmp_path / "store.sqlite") as db:
+        db.execute("UPDATE suites SET machine = '{\"device\": NaN}'")
+    db.close()
+    with Store(tmp_path) as store, pytest.raises(BadFile, match="machine"):
+        store.suites()
+
+
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "fresh-1").write_bytes(b"half")

@@ -183,7 +183,7 @@ def checked(kind: Any, text: object, where: object, column: str) -> dict[str, An
     """The JSON object of a column as it is, which is a sound ``kind``."""
     value(kind, text, where, column)
     try:
-        found: dict[str, Any] = parse_json(str(text), finite=False)
+        found: dict[str, Any] = parse_json(str(text))
     except ValueError as error:
         raise _bad(error, where, column) from None
     return found

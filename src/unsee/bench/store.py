@@ -263,7 +263,7 @@ class Store:
                 "spec": lines.checked(lines.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
                 "judge_version": lines.text(row["judge_version"], self._db.path, "judge_version"),
                 "versions": lines.value(dict[str, str], row["versions"], self._db.path, "versions"),
-                "machine": lines.value(dict[str, Any], row["machine"], self._db.path, "machine"),
+                "machine": lines.checked(dict[str, Any], row["machine"], self._db.path, "machine"),
                 "planned": planned.get(row["name"], 0),
             }
             for row in self._db.execute("SELECT * FROM suites ORDER BY name")

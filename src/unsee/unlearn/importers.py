@@ -107,6 +107,9 @@ def _layers(
         else:
             unknown.append(key)
     for name, layer in layers.items():
+        if flat := [part for part in ("A", "B") if part in layer and (layer[part].ndim < 2 or not layer[part].numel())]:
+            got = f"{flat[0]} of {tuple(layer[flat[0]].shape)} for {name} in {path}"
+            raise BadFile("matrices in a LoRA", got, "save it again")
         if ("A" in layer) != ("B" in layer) or not {"A", "diff", "diff_b"} & set(layer):
             halves.append(f"{name} ({', '.join(sorted(layer))})")
     left = _left(unknown, path, denoiser_only and bool(layers), halves)
@@ -131,15 +134,15 @@ def _weights(target: str, layer: Parts, scale: float, names: Names, name: str, p
         a, b = _fitting(parts["A"].float(), parts["B"].float() * scale, own, name)
         made = _dora(target, a, b, parts["magnitude"], own) if "magnitude" in parts else {target + A: a, target + B: b}
     elif "diff" in parts:
-        made[target + DELTA] = parts["diff"].float().reshape(own.shape)
+        made[target + DELTA] = _shaped(parts["diff"].float(), own, name)
     biases = [part for part in ("bias", "diff_b") if part in parts]
     if len(biases) > 1 or ("bias" in parts and "magnitude" in parts):
         raise BadFile("one bias, and none beside DoRA", f"{name} in {path}", "save it again")
     for part in biases:
-        if name + ".bias" not in names.own:
+        if (bias := names.own.get(name + ".bias")) is None:
             got = f"a bias for {name} in {path}, a layer without one"
             raise BadFile("biases of layers that have one", got, "train it without lora_bias")
-        made[target + BIAS] = parts[part].float() * (scale if part == "bias" else 1.0)
+        made[target + BIAS] = _shaped(parts[part].float(), bias, f"{name}.bias") * (scale if part == "bias" else 1.0)
     return made
 
 
@@ -148,8 +151,9 @@ def _fitting(a: Tensor, b: Tensor, own: Tensor, name: str) -> tuple[Tensor, Tens
     if a.ndim > 2 and own.ndim == 2 and a[0, 0].numel() == 1:
         a, b = a.flatten(1), b.flatten(1)
     if a.ndim == 2 and own.ndim > 2 and own[0, 0].numel() == 1:
-        a, b = a[..., None, None], b.view(*b.shape[:2], 1, 1)
-    if a.ndim != own.ndim or b.shape[1:2] != a.shape[:1] or (len(b), *a.shape[1:]) != tuple(own.shape):
+        a, b = a[..., None, None], b[..., None, None] if b.ndim == 2 else b
+    paired = b.ndim == a.ndim == own.ndim and b.numel() == len(b) * len(a) and b.shape[1] == len(a)
+    if not paired or (len(b), *a.shape[1:]) != tuple(own.shape):
         got = f"a pair of {tuple(b.shape)} and {tuple(a.shape)}"
         raise Mismatch(f"{name}.weight of {tuple(own.shape)}", got, "use the model it was made from")
     return a, b
@@ -166,14 +170,19 @@ def _dora(target: str, a: Tensor, b: Tensor, magnitude: Tensor, own: Tensor) -> 
     return {target + DELTA: long.view_as(before) - before}
 
 
+def _shaped(value: Tensor, own: Tensor, name: str) -> Tensor:
+    """``value`` in the shape of ``own``: some files keep linear layers as 1 × 1 convolutions, or these so."""
+    plain = [tuple(size for size in shape if size != 1) for shape in (value.shape, own.shape)]
+    if plain[0] != plain[1] or not 1 <= value.ndim <= 4:
+        got = str(tuple(value.shape))
+        raise Mismatch(f"{name} of {tuple(own.shape)}", got, "use the model it was made from")
+    return value.reshape(own.shape)
+
+
 def _difference(value: Tensor, own: Tensor, name: str) -> Tensor:
     """value - own in float32; 0 where they are the same but for rounding to the coarser of their types."""
     before = own.detach().cpu()
-    if value.ndim > before.ndim and value.shape == (*before.shape, 1, 1)[: value.ndim]:
-        value = value.reshape(before.shape)
-    if value.shape != before.shape:
-        got = str(tuple(value.shape))
-        raise Mismatch(f"{name} of {tuple(before.shape)}", got, "use the model it was made from")
+    value = _shaped(value, before, name)
     if torch.equal(before.to(value.dtype), value) or torch.equal(value.to(before.dtype), before):
         return torch.zeros_like(before, dtype=torch.float32)
     return value.float() - before.float()
