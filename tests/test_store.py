@@ -109,6 +109,16 @@ def test_what_a_report_cannot_write_is_refused(tmp_path):
         store.suites()
 
 
+@pytest.mark.parametrize("image", [None, "../../x", b"x"])
+def test_what_is_no_digest_names_no_file(tmp_path, image):
+    fake_store(tmp_path, {"none": "us"})
+    with sqlite3.connect(tmp_path / "store.sqlite") as db:
+        db.execute("UPDATE images SET image = ?", (image,))
+    db.close()
+    with Store(tmp_path) as store, pytest.raises(BadFile, match="SHA-256 of an image"):
+        store.check_pictures()
+
+
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "fresh-1").write_bytes(b"half")

@@ -383,7 +383,8 @@ class Store:
 
     def path(self, digest: str) -> Path:
         """Where the image with this sha256 lies, and nowhere else."""
-        return self.folder / "images" / digest[:2] / f"{lines.digest(digest, self._db.path)}.png"
+        sound = lines.digest(digest, self._db.path)
+        return self.folder / "images" / sound[:2] / f"{sound}.png"
 
     def export(self, path: str | Path) -> Path:
         """All records as Parquet: one line each, nested values as JSON text."""
