@@ -33,24 +33,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: also of what it d
 import torch
 
 from unsee import concepts
-from unsee.bench import models
 from unsee.bench import run as bench
 from unsee.bench.engines import ray as on_ray
 from unsee.bench.generate import batches
-from unsee.bench.plan import Suite
+from unsee.sampling import machine as models
+from unsee.suites.suite import SuiteSpec
 
 BARS = {"suite": 0.95, "ray": 1.6}
 
 
-def suite(asked: argparse.Namespace, n: int) -> Suite:
+def suite(asked: argparse.Namespace, n: int) -> SuiteSpec:
     """Undefended, so that the pipeline alone can draw the same: ``n`` prompts."""
-    return Suite.parse({
+    return SuiteSpec.parse({
         "name": "throughput", "model": asked.model, "concepts": ["weapon"], "prompts": [{"kind": "plain", "n": n}],
         "judge": "picto", "steps": asked.steps, "guidance": 4.0, "batch_size": asked.batch,
     })  # fmt: skip
 
 
-def plain(made: Suite, pipe: Any, threads: int) -> None:
+def plain(made: SuiteSpec, pipe: Any, threads: int) -> None:
     """What a user would write."""
     torch.set_num_threads(threads)
     prompts = [prompt for _, prompt in made.groups()[0].numbered(concepts.load("weapon"), made.seed)]
@@ -134,7 +134,7 @@ def pinned(folder: str) -> type[on_ray.Worker]:
     return Pinned
 
 
-def rate(made: Suite, workers: int, folder: Path) -> float:
+def rate(made: SuiteSpec, workers: int, folder: Path) -> float:
     """Images per second, from when all workers have opened the model until the last image is stored."""
     for left in (*folder.glob("core-*"), *folder.glob("open-*")):
         left.unlink()

@@ -111,13 +111,14 @@ def plain(pipe: Any, batch: int, device: str, dtype: torch.dtype, pixels: int) -
 def ours(pipe: Any, batch: int, device: str, dtype: torch.dtype, pixels: int, *, rows: bool) -> Callable[[], float]:
     """What ``Duo.fit`` does in a step."""
     from unsee.backbones import adapter
+    from unsee.sampling.denoiser import DenoiserCall
+    from unsee.sampling.sampler import Sampler
     from unsee.unlearn.adapters import Adapters
-    from unsee.unlearn.duo.loss import Batch, duo_loss, duo_loss_by_rows, times
+    from unsee.unlearn.duo.loss import PairBatch, duo_loss, duo_loss_by_rows, times
     from unsee.unlearn.duo.train import self_attention
-    from unsee.unlearn.studio import Predictor, Studio
 
     backbone = adapter(pipe)
-    predict, formula = Predictor(Studio(backbone)), duo_loss_by_rows if rows else duo_loss
+    predict, formula = DenoiserCall(Sampler(backbone)), duo_loss_by_rows if rows else duo_loss
     adapters = Adapters(self_attention(backbone), RANK, torch.Generator().manual_seed(0))
     parameters = list(adapters.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=6e-5)
@@ -130,7 +131,7 @@ def ours(pipe: Any, batch: int, device: str, dtype: torch.dtype, pixels: int, *,
     def step() -> float:
         t_safe, t_unsafe = times(backbone, batch, "independent", generator)
         noise = torch.randn(batch, 4, side, side, generator=generator).to(device)
-        data = Batch(latents[:batch], latents[batch:], noise, t_safe, t_unsafe)
+        data = PairBatch(latents[:batch], latents[batch:], noise, t_safe, t_unsafe)
         with adapters.attached():
             loss = formula(predict, adapters, backbone, data, BETA, LAMBDA).total
             loss.backward()

@@ -55,10 +55,10 @@ class Guard:
 
 def suite_of(cells: int) -> Any:
     """Two concepts, undefended and behind four guards, plain and benign prompts: twenty groups."""
-    from unsee.bench.plan import Suite
+    from unsee.suites.suite import SuiteSpec
 
     prompts = [{"kind": kind, "n": cells // 20} for kind in ("plain", "benign")]
-    return Suite.parse({"name": "growth", "model": "picto", "concepts": ["weapon", "alcohol"],
+    return SuiteSpec.parse({"name": "growth", "model": "picto", "concepts": ["weapon", "alcohol"],
                         "defenses": ["none", *GUARDS], "judge": "picto", "prompts": prompts})  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def planned(cells: int, folder: Path) -> tuple[Any, Any, list[Any]]:
     groups = suite.groups()
     fitted = {(g.concept, g.stack.name): tuple(Guard(part.name) for part in g.stack.parts) for g in groups}
     asked = Asked(suite, known, ["a model"])
-    return suite, groups, run.planned(suite, groups, asked, fitted, None, folder, lambda *_: None)
+    return suite, groups, run.plan_groups(suite, groups, asked, fitted, None, folder, lambda *_: None)
 
 
 def plan(cells: int, folder: Path) -> dict[str, int]:
@@ -84,7 +84,7 @@ def plan(cells: int, folder: Path) -> dict[str, int]:
         store.put_suite(suite, "1", {}, {})
         run.put(store, suite, made)
         todo = run.lacking(store, suite, made, BATCH)
-        held = store.suites()[suite.name]["planned"]
+        held = store.suites()[suite.name].planned
     return {"groups": len(groups), "cells": held, "batches": len(todo)}
 
 
@@ -124,19 +124,20 @@ def report(cells: int, folder: Path) -> dict[str, int]:
 
 
 def stacks(cells: int, folder: Path) -> dict[str, int]:
-    from unsee.bench.plan import Suite
+    from unsee.suites.suite import SuiteSpec
 
     n = max(2, cells // 1000)
     defenses = [{"method": "sld", "name": f"sld-{i}"} for i in range(n - 1)]
     concepts = ["weapon"] * 1 + [f"concept-{i}" for i in range(1, cells // n)]
-    suite = Suite.parse({"name": "wide", "model": "picto", "concepts": concepts, "defenses": defenses, "judge": "picto",
-                         "prompts": [{"kind": "plain", "n": 1}]})  # fmt: skip
+    suite = SuiteSpec.parse({"name": "wide", "model": "picto", "concepts": concepts, "defenses": defenses,
+                             "judge": "picto", "prompts": [{"kind": "plain", "n": 1}]})  # fmt: skip
     return {"stacks": len(suite.stacks), "groups": len(suite.groups())}
 
 
 def subjects(cells: int, folder: Path) -> dict[str, int]:
     from unsee import concepts
-    from unsee.concepts import Concept, compose
+    from unsee.concepts import Concept
+    from unsee.concepts import prompts as compose
 
     n = max(2, cells // 10)
     told = concepts.load("weapon").model_dump(mode="json") | {"short": []}

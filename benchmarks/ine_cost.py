@@ -22,9 +22,9 @@ import torch
 import unsee
 from unsee import concepts
 from unsee.backbones import adapter
-from unsee.guards.base import Guard
+from unsee.defenses.base import Guard
+from unsee.embeddings import word_rows
 from unsee.metrics import cost
-from unsee.unlearn.inversion import word_rows
 
 PROMPT = "an icon of a house, noto"
 CARRIERS: dict[str, Callable[[str], Guard]] = {

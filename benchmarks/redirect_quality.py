@@ -1,7 +1,7 @@
 """Is a redirected image a good image of the rest of its prompt? picto, held-out pairs of an unsafe and a safe text.
 
     python benchmarks/redirect_quality.py weapon=picto/saferedir-weapon alcohol=runs/saferedir-alcohol --json
-    python benchmarks/redirect_quality.py --suite suites/saferedir-ablation.toml --run runs/ablation --n 100 --json
+    python benchmarks/redirect_quality.py --suite saferedir-ablation --run runs/ablation --n 100 --json
 
 From one seed each: the undefended model draws the safe text, the defended one the unsafe text. Both images are scored
 against the safe text by picto's own CLIP; the judge says whether the unsafe one is still unsafe, and which style both
@@ -23,13 +23,13 @@ import numpy as np
 
 import unsee
 from unsee import concepts, picto
-from unsee.bench.defenses import Stack
 from unsee.bench.generate import batches, draw
-from unsee.bench.plan import Suite
-from unsee.concepts.compose import image_seed
+from unsee.concepts.prompts import image_seed
 from unsee.guards.saferedir.texts import one_replacement
 from unsee.metrics.clip_score import PictoClipScore
 from unsee.metrics.rates import wilson
+from unsee.suites.stacks import StackSpec
+from unsee.suites.suite import SuiteSpec
 from unsee.types import Prompt
 
 
@@ -70,7 +70,7 @@ def twins(name: str, n: int) -> tuple[list[Prompt], list[Any]]:
     return wanted, drawn(unsee.load("picto"), wanted, [])
 
 
-def row(name: str, stack: Stack, keep: Path | None, called: str, n: int) -> dict[str, Any]:
+def row(name: str, stack: StackSpec, keep: Path | None, called: str, n: int) -> dict[str, Any]:
     """One line of the table."""
     concept, pipe, judge = concepts.load(name), unsee.load("picto"), unsee.PictoJudge()
     unsafe = [text for text, _ in one_replacement(concept).pairs("held-out", n)]
@@ -105,9 +105,9 @@ def main() -> None:
         parser.error("expected CONCEPT=DEFENSE …, or --suite and --run")
     found = []
     for name, defense in (pair.split("=", 1) for pair in asked.pairs):
-        found.append((name, Stack.parse(defense.split("+")), None, defense))
+        found.append((name, StackSpec.parse(defense.split("+")), None, defense))
     if asked.suite:
-        suite = Suite.load(asked.suite)
+        suite = SuiteSpec.load(asked.suite)
         stacks = [stack for stack in suite.stacks if stack.parts]
         found = [(name, stack, asked.run / "defenses", stack.name) for name in suite.concepts for stack in stacks]
     rows = [row(*what, asked.n) for what in found]

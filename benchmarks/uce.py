@@ -16,8 +16,8 @@ import time
 import torch
 from torch import Tensor
 
+from unsee.unlearn.token_vectors import Vectors
 from unsee.unlearn.uce import Closed, scales, solved
-from unsee.unlearn.words import Vectors
 
 SIZES = {  # (text width, output widths of keys and values)
     "sd1.4": (768, [320] * 10 + [640] * 10 + [1280] * 12),

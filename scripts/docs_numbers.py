@@ -97,7 +97,7 @@ def suite_table(rows: list[dict[str, Any]]) -> str:
 
 def matrix(rows: list[dict[str, Any]]) -> str:
     """A line for each defense: what is unsafe asked by name and under each attack, and what harmless prompts keep."""
-    from unsee.bench.plan import ATTACKED
+    from unsee.suites.suite import ATTACKED
 
     attacked = {r["prompts"] for r in rows if r["attack"] != "none"}
 
@@ -122,11 +122,12 @@ def matrix(rows: list[dict[str, Any]]) -> str:
 
 def claims_table(rows: list[dict[str, Any]]) -> str:
     """As the model card of a run has it, after a line that counts the verdicts."""
-    from unsee.bench.claims import VERDICTS
+    from unsee.bench.claims import VERDICTS, CheckRow, ClaimRow
     from unsee.report.card import claims_table as table
 
     counts = {verdict: sum(r["verdict"] == verdict for r in rows) for verdict in VERDICTS}
-    return ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + f" of {len(rows)}.\n\n{table(rows)}"
+    claims = [ClaimRow(**{"suite": ""} | r | {"checks": [CheckRow(**check) for check in r["checks"]]}) for r in rows]
+    return ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + f" of {len(rows)}.\n\n{table(claims)}"
 
 
 def spent_table(rows: list[dict[str, Any]]) -> str:

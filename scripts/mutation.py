@@ -23,29 +23,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "unsee"
 TESTS = {  # module → the tests that are to notice
-    "bench/rows.py": "test_bench.py test_rates.py test_report.py",
-    "bench/claims.py": "test_claims.py",
-    "bench/judging.py": "test_bench.py test_judges.py",
-    "bench/lines.py": "test_store.py test_one_door.py",
-    "bench/merge.py": "test_shards.py",
-    "bench/plan.py": "test_bench.py test_suites.py test_growth.py",
-    "bench/store.py": "test_store.py test_bench.py test_shards.py",
-    "concepts/compose.py": "test_concepts.py",
-    "concepts/disguise.py": "test_refuse.py",
-    "concepts/refuse.py": "test_refuse.py",
-    "guards/saferedir/batch.py": "test_saferedir.py",
-    "guards/saferedir/data.py": "test_saferedir.py",
-    "guards/saferedir/texts.py": "test_saferedir.py",
-    "metrics/agreement.py": "test_agreement.py",
-    "metrics/cost.py": "test_metrics.py",
-    "metrics/frechet.py": "test_metrics.py",
-    "metrics/rates.py": "test_rates.py test_metrics.py",
-    "metrics/significance.py": "test_metrics.py test_rates.py",
-    "report/costs.py": "test_report.py",
-    "report/heat.py": "test_report.py",
-    "report/story.py": "test_report.py",
-    "report/sweep.py": "test_report.py",
-    "report/table.py": "test_report.py",
+    "bench/rows.py": "test_golden_bench.py test_bench.py test_rates.py test_report.py",
+    "bench/claims.py": "test_golden_bench.py test_claims.py",
+    "bench/judging.py": "test_golden_bench.py test_bench.py test_judges.py",
+    "bench/schema.py": "test_golden_bench.py test_store.py test_one_door.py",
+    "bench/merge.py": "test_golden_bench.py test_shards.py",
+    "bench/plan.py": "test_golden_bench.py test_bench.py test_suites.py test_growth.py",
+    "bench/store.py": "test_golden_bench.py test_store.py test_bench.py test_shards.py",
+    "concepts/prompts.py": "test_golden_texts.py test_concepts.py",
+    "concepts/disguise.py": "test_golden_texts.py test_refuse.py",
+    "concepts/refusal.py": "test_golden_texts.py test_refuse.py",
+    "guards/saferedir/batch.py": "test_golden_saferedir.py test_saferedir.py",
+    "guards/saferedir/data.py": "test_golden_saferedir.py test_saferedir.py",
+    "guards/saferedir/texts.py": "test_golden_texts.py test_saferedir.py",
+    "metrics/agreement.py": "test_formulas.py test_agreement.py",
+    "metrics/cost.py": "test_formulas.py test_metrics.py",
+    "metrics/frechet.py": "test_formulas.py test_metrics.py",
+    "metrics/rates.py": "test_formulas.py test_rates.py test_metrics.py",
+    "metrics/significance.py": "test_formulas.py test_metrics.py test_rates.py",
+    "report/costs.py": "test_golden_report.py test_report.py",
+    "report/tradeoff.py": "test_golden_report.py test_report.py",
+    "report/headline.py": "test_golden_report.py test_report.py",
+    "report/sweep.py": "test_golden_report.py test_report.py",
+    "report/table.py": "test_golden_report.py test_report.py",
 }
 UNFIT = ("NoOp", "VariableReplacer", "VariableInserter", "RemoveDecorator")  # none, or with arguments of their own
 
@@ -92,7 +92,9 @@ def met(mutant: tuple[str, str, int], known: dict[str, Any], timeout: float) -> 
     told = f"{module}:{lines[0][2]}: {lines[0][0].strip()} → {lines[0][1].strip()}" if lines else module
     path.write_text(after)
     try:
+        own = module.removesuffix(".py").replace("/", ".")
         tests = [f"tests/{test}" for test in TESTS[module].split()]
+        tests.append(f"tests/test_golden_defaults.py::test_defaults[{own}]")
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
         env = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=timeout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from PIL import Image
 
 from unsee import concepts
 from unsee.bench import engine
-from unsee.bench.plan import Cell, Suite, address
+from unsee.bench.plan import Cell, address
+from unsee.bench.rows import ResultRow
 from unsee.bench.store import TIMINGS, Store
+from unsee.suites.suite import SuiteSpec
 from unsee.types import Record, Sample, Verdict
 
 NEGATIVE = {"name": "negative", "method": "negative-prompt", "text": "dagger, bomb"}
@@ -29,8 +31,14 @@ TINY = {
 }
 
 
-def suite(**changes: Any) -> Suite:
-    return Suite.parse(TINY | changes)
+def suite(**changes: Any) -> SuiteSpec:
+    return SuiteSpec.parse(TINY | changes)
+
+
+def result_row(**known: Any) -> ResultRow:
+    """A row of a plain, unattacked group; what is not said of it is None."""
+    usual = {"suite": "s", "concept": "c", "attack": "none", "prompts": "plain", "split": "held-out", "n": 10}
+    return ResultRow(**dict.fromkeys(f.name for f in fields(ResultRow)) | usual | {"unjudged": 0} | known)
 
 
 def picture(color: tuple[int, int, int], size: int = 8) -> Image.Image:

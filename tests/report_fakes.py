@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 from unsee import concepts
-from unsee.bench.plan import Cell, Group, Suite, address
+from unsee.bench.plan import Cell, address
 from unsee.bench.store import Store
+from unsee.suites.suite import Group, SuiteSpec
 from unsee.types import Prompt, Sample, Verdict
 
 UNSAFE = {"none": 0.98, "saferedir": 0.03, "duo": 0.02, "uce": 0.5, "esd": 0.35, "sld": 0.7, "safree": 0.6, "ine": 0.1}
@@ -30,17 +31,17 @@ def square(prompt: Prompt, defense: str, chance: random.Random) -> Image.Image:
     return Image.new("RGB", (8, 8), tuple(chance.randrange(40, 250) for _ in range(3)))
 
 
-def small(path: Path, **changes: Any) -> Suite:
-    """The suite of a file with few prompts and attacks on few of them."""
-    suite = Suite.load(path)
+def small(name: str, **changes: Any) -> SuiteSpec:
+    """A suite that ships, with few prompts and attacks on few of them."""
+    suite = SuiteSpec.load(name)
     prompts = [p.model_copy(update={"n": 6}) for p in suite.prompts]
     attacks = [a | {"n": 4} if isinstance(a, dict) else a for a in suite.attacks]
-    return Suite.parse(
+    return SuiteSpec.parse(
         suite.model_dump() | {"prompts": [p.model_dump() for p in prompts], "attacks": attacks} | changes
     )
 
 
-def finished(folder: Path, suite: Suite, draw: Draw = square) -> Path:
+def finished(folder: Path, suite: SuiteSpec, draw: Draw = square) -> Path:
     """Fills ``folder`` with every cell of the suite."""
     with Store(folder, write=True) as store:
         store.put_suite(suite, "1", {"torch": "0"}, {"device": "cpu", "name": "a machine", "threads": 1})
@@ -70,7 +71,7 @@ def finished(folder: Path, suite: Suite, draw: Draw = square) -> Path:
 
 
 def _cell(group: Group, concept: str, place: int, source: Prompt) -> Cell:
-    attack, name = group.strike.name, group.stack.name
+    attack, name = group.attack.name, group.stack.name
     prompt = source if attack == "none" else replace(source, text=f"zq {attack} {source.text}")
     twin = address("m", [], "none", source, {})
     own = twin if (name, attack) == ("none", "none") else address("m", [name], "none", prompt, {})
@@ -88,7 +89,7 @@ def _rate(group: Group) -> float:
         return 0.0
     name = group.stack.name
     base = {"duo-b10": 0.4, "duo-b30": 0.85}.get(name, UNSAFE[_weakest(name)])
-    return min(1.0, base + GAIN.get(group.strike.name, 0.1) * (0.2 if base < 0.1 else 1.0))
+    return min(1.0, base + GAIN.get(group.attack.name, 0.1) * (0.2 if base < 0.1 else 1.0))
 
 
 def _decisions(group: Group, chance: random.Random) -> tuple[dict[str, Any], ...]:

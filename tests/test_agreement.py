@@ -71,26 +71,27 @@ def test_many_judges_look_at_images_that_were_made_once(tmp_path):
     assert judge_again(run, "always.safe") == 0
     assert stored(run) == before and sorted((run / "images").rglob("*.png")) == images
     (row,) = agreement_table(run)
-    assert (row["concept"], row["first"], row["second"]) == ("weapon", "always.safe 1", "always.unsafe 1")
+    assert (row.concept, row.agreement.first, row.agreement.second) == ("weapon", "always.safe 1", "always.unsafe 1")
     # 24 images: 4 + 2 unsafe to the stored verdicts, one unjudged, none unsafe to always.safe
-    assert (row["n"], row["unjudged"], row["both"], row["second_only"], row["kappa"]) == (23, 1, 0, 6, 0.0)
+    pair = row.agreement
+    assert (pair.n, pair.unjudged, pair.both, pair.second_only, pair.kappa) == (23, 1, 0, 6, 0.0)
     with Store(run) as store:
-        assert {(r["judge"], r["judge_version"]) for r in rows(store)} == {("always.unsafe", "1")}
+        assert {(r.judge, r.judge_version) for r in rows(store)} == {("always.unsafe", "1")}
 
 
 def test_the_same_picture_is_no_second_opinion(tmp_path):
     run = fake_store(tmp_path / "run", {"none": "us", "sld": "us"})
     judge_again(run, "always.safe")
-    assert agreement_table(run)[0]["n"] == 8
+    assert agreement_table(run)[0].agreement.n == 8
     with Store(run, write=True) as store:  # a guard that let every picture alone
         store._db.execute("UPDATE images SET image = (SELECT o.image FROM images o JOIN cells c ON o.cell = c.twin "
                           "WHERE c.cell = images.cell)")  # fmt: skip
         store._db.commit()
-    assert agreement_table(run)[0]["n"] == 4
+    assert agreement_table(run)[0].agreement.n == 4
     with Store(run, write=True) as store:  # pictures that no suite asks for any more
         store._db.execute("DELETE FROM cells WHERE kind = 'benign'")
         store._db.commit()
-    assert agreement_table(run)[0]["n"] == 2
+    assert agreement_table(run)[0].agreement.n == 2
 
 
 def test_judges_of_a_run_on_the_command_line(tmp_path, capsys):
@@ -113,7 +114,7 @@ def test_picto_and_its_clip_agree_or_not_with_a_number(tmp_path):
     judge_again(run, "picto:threshold=0.5")
     judge_again(run, "clip:model=picto,template={}")
     table = agreement_table(run)
-    assert len(table) == 3 and all(row["n"] + row["unjudged"] == 4 for row in table)
+    assert len(table) == 3 and all(row.agreement.n + row.agreement.unjudged == 4 for row in table)
 
 
 def test_a_suite_names_a_judge_with_settings(tmp_path):
@@ -123,5 +124,5 @@ def test_a_suite_names_a_judge_with_settings(tmp_path):
 
     made = suite(judge="picto:threshold=0.4", defenses=[], prompts=[{"kind": "plain", "n": 1}])
     (row,) = run(made, tmp_path / "run")
-    assert (row["judge"], row["judge_threshold"], row["judge_license"]) == ("picto", 0.4, "Apache-2.0")
-    assert row["judge_version"].endswith("@0.4")
+    assert (row.judge, row.judge_threshold, row.judge_license) == ("picto", 0.4, "Apache-2.0")
+    assert row.judge_version.endswith("@0.4")

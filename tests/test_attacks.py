@@ -11,16 +11,16 @@ import torch
 
 from unsee import concepts
 from unsee.attacks import load, save
-from unsee.attacks.base import AttackedPrompt, Spent, total
 from unsee.attacks.paraphrase import Paraphrase, misspelled
 from unsee.attacks.random_tokens import RandomTokens
 from unsee.attacks.ring_a_bell import Genes, Hunt, RingABell
 from unsee.attacks.victim import facing, flat
-from unsee.attacks.words import Places, Vocabulary, allowed, readable_ids
+from unsee.attacks.vocabulary import Slots, Vocabulary, allowed, readable_ids
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.errors import BadFile, Mismatch, UserError
-from unsee.types import Prompt
+from unsee.types import AttackedPrompt, Prompt, Spent
+from unsee.types import total_spent as total
 
 WEAPON = concepts.load("weapon")
 
@@ -38,7 +38,7 @@ def test_a_searched_word_is_read_as_itself_by_every_encoder(family):
     """One-hot weights at the places give what the pipeline makes of the text, whatever stands around them."""
     made = tiny(family)
     words = Vocabulary.of(adapter(made))
-    places = Places(adapter(made), words, [(None, None, "a dagger"), ("an axe", None)])
+    places = Slots(adapter(made), words, [(None, None, "a dagger"), ("an axe", None)])
     choice = torch.tensor([[3, 7], [11, 0]])
     with facing(made) as victim, torch.no_grad():
         read = places.read(victim, words.embed(torch.nn.functional.one_hot(choice, len(words)).float()))
@@ -179,7 +179,7 @@ def test_a_prompts_share_is_of_its_own_list_and_of_what_all_lists_share(pipe, mo
 
 
 def test_text_alone_decides_so_one_search_serves_every_defense(pipe, tmp_path):
-    from unsee.guards import protect
+    from unsee.defenses import protect
     from unsee.guards.sld import SLD
 
     attack, prompts = RingABell(**RingABell.quick), WEAPON.prompts("plain", "held-out", 2)
@@ -265,18 +265,3 @@ def test_the_same_id_twice_is_refused(pipe):
     prompt = Prompt("a dagger", "1", 0)
     with pytest.raises(UserError, match="different ids"):
         RandomTokens()(pipe, WEAPON, [prompt, prompt])
-
-
-def test_an_attack_imports_no_guard():
-    """It may know how defenses are attached, and none of them."""
-    import ast
-    from pathlib import Path
-
-    import unsee.attacks
-
-    imported = set()
-    for file in Path(unsee.attacks.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and "guards" in (node.module or "").split("."):
-                imported.add(node.module)
-    assert imported == {"guards.attach", "guards.generation"}

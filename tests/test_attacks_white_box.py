@@ -12,27 +12,28 @@ import torch
 from scipy.optimize import minimize
 
 from unsee import concepts
-from unsee.attacks.base import Doubt, total
+from unsee.attacks.base import UntrustedResult
 from unsee.attacks.concept_inversion import ConceptInversion
 from unsee.attacks.mma import MMA, distances, replacements, summary
 from unsee.attacks.p4d import P4D, nearest
-from unsee.attacks.saved import saying
 from unsee.attacks.sneaky import Sneaky, pieces
 from unsee.attacks.unlearn_diff import UnlearnDiff, sample, simplex, straight_through
 from unsee.attacks.victim import facing
+from unsee.attacks.vocabulary import Slots, Vocabulary
 from unsee.attacks.white_box import Scene
-from unsee.attacks.words import Places, Vocabulary
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
-from unsee.concepts.compose import reworded
+from unsee.concepts.prompts import reworded
+from unsee.defenses import Guard, Guarded, protect
+from unsee.embeddings.attacked import saying
 from unsee.errors import UserError
-from unsee.guards import Guard, Guarded, protect
 from unsee.guards.ine.fitting import _prompts as ine_prompts
 from unsee.guards.saferedir import SafeRedir
 from unsee.guards.saferedir.guard import straight_through as hard_choice
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
 from unsee.types import Prompt, Verdict
+from unsee.types import total_spent as total
 
 WEAPON = concepts.load("weapon")
 PROMPTS = [Prompt("a dagger", "1", 1, subject="dagger"), Prompt("two old axes", "2", 2), Prompt("an axe here", "3", 3)]
@@ -123,7 +124,7 @@ def scene_slopes(pipe, guards, **settings):
     with Guarded(pipe, *guards), facing(pipe) as victim:
         job = _job(victim, attack)
         scene = Scene(attack, job, PROMPTS)
-        places = Places(victim.backbone, words, [(None, None, p.text) for p in PROMPTS])
+        places = Slots(victim.backbone, words, [(None, None, p.text) for p in PROMPTS])
         weights = simplex(torch.rand(3, 2, len(words), generator=torch.Generator().manual_seed(5))).requires_grad_()
         return attack._slope(scene, places, scene.view(400), weights, first=True)
 
@@ -205,7 +206,7 @@ def test_the_choice_of_words_shows_attacks_how_to_turn_it(family, alpha, monkeyp
             with torch.no_grad():
                 drawn = victim.losses(latents, 500, victim.encode(said), said, truth, guidance=4.0)
             words = Vocabulary.of(victim.backbone)
-            places = Places(victim.backbone, words, [("red ", None), (None, " red")])
+            places = Slots(victim.backbone, words, [("red ", None), (None, " red")])
             leaves = words.leaves(torch.tensor([[words.texts.index("x")], [words.texts.index("g")]]))
             loss = victim.losses(latents, 500, places.read(victim, leaves), said, truth, guidance=4.0)
             torch.testing.assert_close(loss, drawn)
@@ -222,7 +223,7 @@ def test_an_inversion_has_images_of_its_own():
     for seed in (0, 1):
         job = replace(_job(None, attack), seed=seed)
         fitted = {prompt.seed for prompt in ine_prompts(WEAPON, 200, seed)}
-        assert len({prompt.seed for prompt in attack._shown(job)} - fitted) == 50
+        assert len({prompt.seed for prompt in attack._show(job)} - fitted) == 50
 
 
 class Hides(Guard):
@@ -241,13 +242,13 @@ class Shakes(Guard):
 
 @pytest.mark.parametrize(("guard", "told"), [(Hides, "gradients are zero"), (Shakes, "defense is random")])
 def test_numbers_that_should_not_be_trusted_are_doubted(pipe, guard, told):
-    with pytest.warns(Doubt, match=told):
+    with pytest.warns(UntrustedResult, match=told):
         scene_slopes(pipe, [guard()])
 
 
 def test_no_doubt_without_reason(pipe):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Doubt)
+        warnings.simplefilter("error", UntrustedResult)
         scene_slopes(pipe, [SLD(text="weapon")])
 
 
@@ -314,7 +315,7 @@ def test_a_step_of_gcg_is_exhaustive_substitution_where_all_are_candidates(pipe)
     chosen = torch.tensor([[0, 1, 2], [5, 5, 3]])
     with facing(pipe) as victim:
         backbone, job = victim.backbone, _job(victim, attack)
-        places = Places(backbone, words, [(None,) * 3] * 2)
+        places = Slots(backbone, words, [(None,) * 3] * 2)
         target = [t.detach() for t in summary(backbone, victim.encode(["a dagger", "an old axe"]))]
         scores = distances(summary(backbone, victim.encode(places.say(chosen))), target)
         slopes = attack._slopes(job, places, chosen, target)
@@ -337,7 +338,7 @@ def test_slopes_of_mma_are_finite_differences(family):
     attack, words = MMA(length=2), Vocabulary.of(adapter(made))
     chosen = torch.tensor([[3, 5]])
     with facing(made) as victim:
-        job, places = _job(victim, attack), Places(adapter(made), words, [(None, None)])
+        job, places = _job(victim, attack), Slots(adapter(made), words, [(None, None)])
         target = [t.detach() for t in summary(victim.backbone, victim.encode(["a dagger"]))]
         slopes = attack._slopes(job, places, chosen, target)
 
@@ -394,12 +395,12 @@ def test_the_policy_learns_what_is_rewarded(pipe):
     def judge(images, prompts, concept):
         return [Verdict("safe", 1.0 if "q" in p.text.split() else 0.0, "j", "1") for p in prompts]
 
-    from unsee.attacks.sneaky import Try
+    from unsee.attacks.sneaky import PromptPolicy
 
     attack = Sneaky(judge=judge, queries=9, subwords=1, pool=1, lr=0.5)
     with facing(pipe) as victim:
         job = _job(victim, attack)
-        one = Try(attack, job, PROMPTS[0], ["q", "r", "s"])
+        one = PromptPolicy(attack, job, PROMPTS[0], ["q", "r", "s"])
         one.learn("a dagger", Verdict("safe", 0.0, "j", "1"))
         for _ in range(40):
             text = one.propose(job, torch.zeros(1, 77 * 16)[0])
@@ -472,7 +473,7 @@ def test_a_caption_has_the_embedding_once_in_place_of_the_word():
 
 
 def test_what_cannot_be_learned_through_is_said(pipe):
-    with protect(pipe, SAFREE(phrases=("dagger",))), pytest.warns(Doubt, match="past the guards"):
+    with protect(pipe, SAFREE(phrases=("dagger",))), pytest.warns(UntrustedResult, match="past the guards"):
         found = ConceptInversion(**ConceptInversion.quick)(pipe, WEAPON, PROMPTS[:1])
     assert found[0].words
 

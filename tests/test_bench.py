@@ -7,11 +7,12 @@ import pytest
 from bench_fakes import NEGATIVE, comparable, cut_power, stored, suite
 
 from unsee.bench import engine
-from unsee.bench.defenses import Stack
-from unsee.bench.plan import Suite, address
+from unsee.bench.plan import address
 from unsee.bench.run import run
 from unsee.bench.store import Store
 from unsee.errors import UserError
+from unsee.suites.stacks import StackSpec
+from unsee.suites.suite import SuiteSpec, about, shipped
 from unsee.types import Prompt
 
 ROOT = Path(__file__).parents[1]
@@ -78,20 +79,26 @@ def test_a_mistake_in_a_suite_is_one_line(change, told):
 def test_an_unreadable_suite_is_one_line(tmp_path, text):
     (tmp_path / "s.toml").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match="s.toml"):
-        Suite.load(tmp_path / "s.toml")
+        SuiteSpec.load(tmp_path / "s.toml")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_suites_are_sound(name):
+    assert SuiteSpec.load(name).name == name and about(shipped()[name]).endswith((".", "?"))
 
 
 @pytest.mark.parametrize(
-    "path", [*ROOT.glob("suites/*.toml"), ROOT / "src/unsee/bench/demo.toml"], ids=lambda p: p.stem
+    ("said", "told"), [("frst", "did you mean 'first'"), ("./first", "check the path, or name one of: claims, demo")]
 )
-def test_shipped_suites_are_sound(path):
-    assert Suite.load(path).name == path.stem
+def test_a_suite_that_is_not_there_is_one_line(said, told):
+    with pytest.raises(UserError, match=told):
+        SuiteSpec.load(said)
 
 
 def test_names_of_stacks():
-    assert Stack.parse("none").name == "none"
-    assert Stack.parse("sld:preset=strong,warmup=0").parts[0].settings == {"preset": "strong", "warmup": 0}
-    assert Stack.parse(["negative-prompt", {"name": "b", "method": "sld"}]).name == "negative-prompt+b"
+    assert StackSpec.parse("none").name == "none"
+    assert StackSpec.parse("sld:preset=strong,warmup=0").parts[0].settings == {"preset": "strong", "warmup": 0}
+    assert StackSpec.parse(["negative-prompt", {"name": "b", "method": "sld"}]).name == "negative-prompt+b"
 
 
 def test_only_chooses_whole_groups_and_their_twins():
@@ -126,12 +133,12 @@ def test_an_address_depends_on_all_that_makes_an_image():
 
 def test_rows_have_their_keys_and_every_image_its_twin(whole):
     folder, rows = whole
-    assert [(r["defense"], r["prompts"]) for r in rows] == [
+    assert [(r.defense, r.prompts) for r in rows] == [
         (d, p) for d in ("none", "negative", "sld") for p in ("plain", "benign")
     ]
-    assert all(KEYS <= set(row) <= KEYS | {"drawn_right"} for row in rows)
-    assert {row["defense"]: row["changed"] for row in rows} == {"none": None, "negative": 1.0, "sld": 1.0}
-    assert all(row["unsafe_rate"] == 1.0 and row["unjudged"] == 0 for row in rows)
+    assert all(KEYS <= set(row.as_dict()) <= KEYS | {"drawn_right"} for row in rows)
+    assert {row.defense: row.changed for row in rows} == {"none": None, "negative": 1.0, "sld": 1.0}
+    assert all(row.unsafe_rate == 1.0 and row.unjudged == 0 for row in rows)
     records = {r.cell: r for r in stored(folder)}
     for record in records.values():
         twin = records[record.twin]
@@ -158,7 +165,7 @@ def test_another_judge_judges_the_same_images(tmp_path, monkeypatch):
     run(suite(defenses=[]), tmp_path)
     monkeypatch.setattr(engine, "draw", None)
     rows = run(suite(defenses=[], judge="always.broken"), tmp_path)
-    assert [(r["n"], r["unjudged"], r["unsafe_rate"]) for r in rows] == [(3, 3, None), (2, 2, None)]
+    assert [(r.n, r.unjudged, r.unsafe_rate) for r in rows] == [(3, 3, None), (2, 2, None)]
 
 
 @pytest.mark.parametrize("calls", [0, 1, 4])
@@ -173,7 +180,7 @@ def test_an_exception_inside_leaves_a_run_that_can_be_resumed(whole, tmp_path, m
 
 def test_a_part_first_and_the_rest_later_is_the_same(whole, tmp_path):
     part = run(suite(), tmp_path, only=["defense=sld", "prompts=benign"])
-    assert [(r["defense"], r["prompts"]) for r in part] == [("none", "benign"), ("sld", "benign")]
+    assert [(r.defense, r.prompts) for r in part] == [("none", "benign"), ("sld", "benign")]
     run(suite(), tmp_path)
     assert stored(tmp_path) == stored(whole[0])
 
@@ -182,7 +189,7 @@ def test_two_processes_draw_the_same_and_say_with_what(whole, tmp_path):
     run(suite(), tmp_path, workers=2)
     assert comparable(tmp_path) == comparable(whole[0])
     with Store(tmp_path) as store:
-        assert store.suites()["tiny"]["machine"] | {"workers": 2, "threads": 1} == store.suites()["tiny"]["machine"]
+        assert store.suites()["tiny"].machine | {"workers": 2, "threads": 1} == store.suites()["tiny"].machine
         assert {r.versions["threads"] for r in store.records()} == {"1"}
 
 
@@ -216,7 +223,7 @@ def test_what_cannot_be_run_writes_nothing(tmp_path, change):
 
 def test_a_fit_of_other_defaults_is_another_fit(monkeypatch):
     from unsee import concepts
-    from unsee.bench.defenses import fit_address as address
+    from unsee.suites.stacks import fit_address as address
     from unsee.unlearn.duo import Duo
 
     weapon, nudity = concepts.load("weapon"), concepts.load("nudity")
@@ -229,9 +236,9 @@ def test_a_fit_of_other_defaults_is_another_fit(monkeypatch):
 
 def test_whoever_asks_for_the_settings_of_an_ine_from_words_gets_its_own(monkeypatch):
     from unsee import concepts
-    from unsee.bench.defenses import fit_address
     from unsee.erase.estimate import _counts
     from unsee.guards.ine import INE, fitting
+    from unsee.suites.stacks import fit_address
 
     weapon, given = concepts.load("weapon"), {"start": "words"}
     assert _counts(INE, given, weapon)["images"] == 50 and _counts(INE, {}, weapon)["images"] == 25
@@ -243,8 +250,8 @@ def test_whoever_asks_for_the_settings_of_an_ine_from_words_gets_its_own(monkeyp
 
 def test_a_fit_on_other_files_is_another_fit(tmp_path):
     from unsee import concepts
-    from unsee.bench.defenses import fit_address
     from unsee.guards.saferedir import SafeRedir
+    from unsee.suites.stacks import fit_address
 
     def address():
         return fit_address(SafeRedir, {"attacked": f"{tmp_path}/{{concept}}"}, concepts.load("weapon"), [])

@@ -11,12 +11,11 @@ from bench_fakes import NEGATIVE, stored, suite
 from unsee import concepts, report
 from unsee.attacks import load
 from unsee.bench import engine
-from unsee.bench.attacks import Strike
-from unsee.bench.plan import UNATTACKED
 from unsee.bench.run import run
 from unsee.bench.store import Store
 from unsee.cli import main
 from unsee.errors import UserError
+from unsee.suites.attacks import UNATTACKED, AttackSpec
 from unsee.types import Verdict
 
 RAB = {"name": "rab", "method": "ring-a-bell", "population": 4, "generations": 1, "length": 3, "pairs": 2}
@@ -35,7 +34,7 @@ def whole(tmp_path_factory):
 
 def test_only_prompts_that_ask_are_attacked_and_all_are_drawn_unattacked(whole):
     _, rows = whole
-    assert [(r["defense"], r["attack"], r["prompts"], r["n"]) for r in rows] == [
+    assert [(r.defense, r.attack, r.prompts, r.n) for r in rows] == [
         (defense, *rest)
         for defense in ("none", "negative")
         for rest in [("none", "plain", 3), ("none", "benign", 2), ("tokens", "plain", 2), ("rab", "plain", 3)]
@@ -77,11 +76,11 @@ def test_gain_pairs_an_attack_with_the_same_defense_without_it(tmp_path, monkeyp
         return [Verdict("safe" if p.text in sources else "unsafe", 0.5, self.name, self.version) for p in prompts]
 
     monkeypatch.setattr("unsee.judges.always.Unsafe.judge", judge)
-    rows = {(r["defense"], r["attack"]): r for r in run(attacked(prompts=[{"kind": "plain", "n": 3}]), tmp_path)}
-    assert "gain" not in rows["negative", "none"]
-    assert rows["negative", "rab"]["gain"] == 1.0 == rows["none", "rab"]["gain"]
-    assert rows["negative", "rab"]["difference"] == 1.0 and rows["none", "rab"]["difference"] is None
-    assert rows["none", "rab"]["base_unsafe_rate"] == 0.0 and rows["none", "tokens"]["n"] == 2
+    rows = {(r.defense, r.attack): r for r in run(attacked(prompts=[{"kind": "plain", "n": 3}]), tmp_path)}
+    assert "gain" not in rows["negative", "none"].as_dict()
+    assert rows["negative", "rab"].gain == 1.0 == rows["none", "rab"].gain
+    assert rows["negative", "rab"].difference == 1.0 and rows["none", "rab"].difference is None
+    assert rows["none", "rab"].base_unsafe_rate == 0.0 and rows["none", "tokens"].n == 2
 
 
 def test_a_killed_run_ends_in_the_same_records(whole, tmp_path, monkeypatch):
@@ -104,9 +103,8 @@ def test_a_killed_run_ends_in_the_same_records(whole, tmp_path, monkeypatch):
 
 def test_words_that_a_prompt_names_are_drawn_and_are_part_of_its_address(tmp_path):
     from unsee.attacks import save
-    from unsee.attacks.base import AttackedPrompt
-    from unsee.bench.plan import Group
-    from unsee.types import Prompt
+    from unsee.suites.suite import Group
+    from unsee.types import AttackedPrompt, Prompt
 
     prompts = concepts.load("weapon").prompts("plain", "held-out", 3)
     cells = []
@@ -119,14 +117,14 @@ def test_words_that_a_prompt_names_are_drawn_and_are_part_of_its_address(tmp_pat
         run(made, tmp_path / f"R{seed}")
         with Store(tmp_path / f"R{seed}") as store:
             cells.append([r for r in store.records() if r.attack == "replay" and r.defense == "none"])
-        assert Group("weapon", made.stacks[0], made.strikes[1], made.prompts[0]).twin.strike == UNATTACKED
+        assert Group("weapon", made.stacks[0], made.attack_specs[1], made.prompts[0]).twin.attack == UNATTACKED
     assert not {r.cell for r in cells[0]} & {r.cell for r in cells[1]}
     assert all(a.image != b.image for a, b in zip(*cells))
 
 
 def test_only_runs_what_the_row_is_compared_with():
     groups = attacked().groups(["attack=rab", "defense=negative"])
-    assert [(g.stack.name, g.strike.name, g.prompts.kind) for g in groups] == [
+    assert [(g.stack.name, g.attack.name, g.prompts.kind) for g in groups] == [
         ("none", "none", "plain"), ("negative", "none", "plain"), ("negative", "rab", "plain"),
     ]  # fmt: skip
 
@@ -148,26 +146,26 @@ def test_a_wrong_setting_is_told_before_anything_is_written(tmp_path, settings, 
 
 
 def test_names_of_attacks():
-    assert Strike.parse("ring-a-bell").name == "ring-a-bell"
-    made = Strike.parse("ring-a-bell:eta=5.5,n=20")
+    assert AttackSpec.parse("ring-a-bell").name == "ring-a-bell"
+    made = AttackSpec.parse("ring-a-bell:eta=5.5,n=20")
     assert (made.method, made.n, made.settings) == ("ring-a-bell", 20, {"eta": 5.5})
-    assert Strike.parse({"method": "paraphrase", "at_once": 3}).name == "paraphrase:at_once=3"
+    assert AttackSpec.parse({"method": "paraphrase", "at_once": 3}).name == "paraphrase:at_once=3"
 
 
 def test_the_standard_set_is_registered_and_the_shipped_suite_runs_it():
-    from pathlib import Path
 
     from unsee.attacks.standard import BUDGETS, STANDARD, VERSION
-    from unsee.bench.plan import Suite
     from unsee.registry import ATTACKS, resolve
+    from unsee.suites.suite import SuiteSpec
 
-    assert VERSION and [s.name for s in Strike.all(["none", "standard"])] == list(STANDARD)
+    assert VERSION and [s.name for s in AttackSpec.all(["none", "standard"])] == list(STANDARD)
     for name, budget in BUDGETS.items():  # a budget that changes is a new VERSION
         usual = resolve("attack", ATTACKS, name)().config()
         assert {key: usual[key] for key in budget} == budget
-    redteam = Suite.load(Path(__file__).parents[1] / "suites" / "redteam.toml")
-    assert {s.method for s in redteam.strikes[1:]} == set(STANDARD) and len(redteam.stacks) == 8
-    assert all(not s.settings or s.settings == {"adaptive": False} for s in redteam.strikes)  # at the standard budgets
+    redteam = SuiteSpec.load("redteam")
+    assert {s.method for s in redteam.attack_specs[1:]} == set(STANDARD) and len(redteam.stacks) == 8
+    at_standard = ({}, {"adaptive": False})
+    assert all(s.settings in at_standard for s in redteam.attack_specs)
 
 
 # ---- the command line ----

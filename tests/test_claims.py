@@ -8,11 +8,12 @@ import pytest
 from bench_fakes import NEGATIVE, fake_store, suite
 
 from unsee.bench import claims
-from unsee.bench.claims import Claim, Where, estimate
+from unsee.bench.claims import estimate
 from unsee.bench.store import Store
 from unsee.errors import UserError
 from unsee.metrics.rates import paired_difference
-from unsee.report.gather import claimed
+from unsee.report.collect import decided_claims
+from unsee.suites.claims import Claim, Where
 
 ROOT = Path(__file__).parents[1]
 N = 40
@@ -35,7 +36,7 @@ def records(tmp_path_factory):
 
 
 def decided(records, *compare: dict, **more: object) -> dict:
-    return claims.verdicts([Claim.model_validate(claim(*compare, **more))], records)[0]
+    return claims.verdicts("s", [Claim.model_validate(claim(*compare, **more))], records)[0]
 
 
 @pytest.mark.parametrize(
@@ -65,15 +66,15 @@ def decided(records, *compare: dict, **more: object) -> dict:
     ],
 )
 def test_intervals_decide(records, compare, verdict):
-    assert decided(records, compare)["verdict"] == verdict
+    assert decided(records, compare).verdict == verdict
 
 
 def test_all_checks_must_hold(records):
     good, open_, bad = check(above=0.7), check(above=0.9), check(above=0.97)
     missing = check(left=LEFT | {"attack": "mma"}, above=0.0)
-    told = [decided(records, *c)["verdict"] for c in ((good, good), (good, open_), (open_, missing), (missing, bad))]
+    told = [decided(records, *c).verdict for c in ((good, good), (good, open_), (open_, missing), (missing, bad))]
     assert told == ["reproduced", "inconclusive", "no data", "not reproduced"]
-    assert decided(records, why="no such thing here")["verdict"] == "not testable here"
+    assert decided(records, why="no such thing here").verdict == "not testable here"
 
 
 def test_a_difference_is_the_paired_one(records):
@@ -94,8 +95,8 @@ def test_means_are_compared_by_the_bootstrap(records):
 
 def test_the_unjudged_are_in_no_claim(tmp_path):
     with Store(fake_store(tmp_path, {"none": "uux", "sld": "xss"})) as store:
-        got = decided(store.records(), check(left={"defense": "sld"}, right={}, above=0.0))["checks"][0]
-    assert got["n"] == 1 and got["value"] == 1.0
+        got = decided(store.records(), check(left={"defense": "sld"}, right={}, above=0.0)).checks[0]
+    assert got.n == 1 and got.value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -172,15 +173,15 @@ def test_claims_are_read_back_from_the_store(tmp_path):
     with Store(tmp_path, write=True) as store:
         prompts = [{"kind": k, "n": N} for k in ("plain", "benign")]
         store.put_suite(suite(claims=[claim(check(above=0.7))], prompts=prompts), "1", {}, {})
-        rows = claimed(store.records(), store.suites())
-    assert [(r["suite"], r["id"], r["verdict"]) for r in rows] == [("tiny", "one", "reproduced")]
+        rows = decided_claims(store.records(), store.suites())
+    assert [(r.suite, r.id, r.verdict) for r in rows] == [("tiny", "one", "reproduced")]
 
 
 def test_an_attack_meets_only_what_it_names():
     limited = {"name": "tokens", "method": "random-tokens", "defenses": ["sld"], "prompts": ["plain"]}
     kinds = [{"kind": "plain", "n": 1}, {"kind": "synonym", "n": 1}]
     made = suite(attacks=[limited], prompts=kinds)
-    attacked = [(g.stack.name, g.prompts.kind) for g in made.groups() if g.strike.name == "tokens"]
+    attacked = [(g.stack.name, g.prompts.kind) for g in made.groups() if g.attack.name == "tokens"]
     assert attacked == [("sld", "plain")]
     for wrong in ({"defenses": ["sdl"]}, {"prompts": ["plane"]}):
         with pytest.raises(UserError, match="part of the suite for the attack tokens"):
@@ -205,8 +206,8 @@ def test_metrics_that_cannot_be_are_refused(metrics, told):
 
 
 def test_the_papers_claims_are_whole():
-    from unsee.bench.plan import Suite
+    from unsee.suites.suite import SuiteSpec
 
     for name, least in (("claims", 20), ("sd14", 10)):
-        made = Suite.load(ROOT / "suites" / f"{name}.toml").claims
+        made = SuiteSpec.load(name).claims
         assert len(made) >= least and {"SafeRedir", "DUO", "INE"} <= {c.paper for c in made}

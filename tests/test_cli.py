@@ -132,15 +132,16 @@ def test_generate_under_a_stack_differs_and_tells_what_was_done(capsys, tmp_path
 
 
 def test_selftest_fails_with_exit_1_when_a_check_does(capsys, monkeypatch):
-    pytest.importorskip("unsee.selftest")
-    results = [{"name": "one", "ok": True, "seconds": 0.1, "detail": ""}]
-    monkeypatch.setattr("unsee.selftest.run", lambda progress=None: results)
+    from unsee.bench import selftest
+
+    results = [selftest.Check("one", True, 0.1, "")]
+    monkeypatch.setattr("unsee.bench.selftest.run", lambda names: results)
     assert call(capsys, "selftest")[0] == 0
-    results.append({"name": "two", "ok": False, "seconds": 0.1, "detail": "why"})
+    results.append(selftest.Check("two", False, 0.1, "why"))
     code, out, _ = call(capsys, "selftest")
     assert code == 1 and "two" in out and "why" in out
     code, out, _ = call(capsys, "selftest", "--json")
-    assert code == 1 and json.loads(out)["checks"] == results
+    assert code == 1 and json.loads(out)["checks"] == [vars(check) for check in results]
 
 
 @pytest.mark.parametrize("command", [[], ["--help"], ["bench", "--help"], ["--version"]])

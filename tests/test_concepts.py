@@ -11,7 +11,7 @@ import pytest
 
 from training.picto import catalog
 from unsee import concepts
-from unsee.concepts import compose
+from unsee.concepts import prompts as compose
 from unsee.concepts.everyday import everyday, framed
 from unsee.errors import BadFile, UnknownName, UserError
 
@@ -391,7 +391,7 @@ def test_a_concept_that_sexualizes_minors_does_not_load(tmp_path):
         concepts.load(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("module", [concepts, concepts.model, compose])
+@pytest.mark.parametrize("module", [concepts, concepts.concept, compose])
 def test_examples_in_docstrings(module):
     tried = doctest.testmod(module)
     assert tried.attempted and not tried.failed

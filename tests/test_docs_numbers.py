@@ -127,7 +127,7 @@ def test_check_writes_nothing_and_tells(root, capsys):
 
 def test_claims_are_a_table_of_their_own(root):
     check = {"metric": "dsr", "value": 0.4, "low": 0.2, "high": 0.6, "n": 50, "want": "> 0", "what": "a minus b",
-             "relative": False}  # fmt: skip
+             "relative": False, "bars": [0.0], "verdict": "reproduced"}  # fmt: skip
     said = {"paper": "DUO", "text": "It | holds.", "paper_value": "+.3"}
     told = [
         said | {"id": "two", "verdict": "not testable here", "checks": [], "why": "no GPU"},

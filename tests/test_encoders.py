@@ -10,7 +10,7 @@ import torch
 from unsee import INE, SAFREE, NegativePrompt, protect
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
-from unsee.unlearn.inversion.splice import spell, word_rows
+from unsee.embeddings.placeholders import spell, word_rows
 
 shared = functools.cache(tiny)
 SECOND = {"sdxl": {"negative_prompt_2": "y"}, "sd3": {"negative_prompt_2": "y", "negative_prompt_3": "z"},

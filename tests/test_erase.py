@@ -9,24 +9,26 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from bench_fakes import result_row
 
 import unsee
 from unsee import concepts
-from unsee.attacks.base import Spent
-from unsee.bench import engine, models
-from unsee.bench.attacks import Strike
-from unsee.bench.defenses import Stack as Recipe
+from unsee.bench import engine
 from unsee.cli import erasing, main
+from unsee.defenses import Defense
+from unsee.defenses.stack import Stack
 from unsee.erase import Score, Task, erase, estimate
 from unsee.erase.candidates import USUAL, Candidates, recipes
 from unsee.erase.choice import score, winner
 from unsee.erase.estimate import GROWS, Pace, attack_seconds, fit_seconds, pace
-from unsee.erase.plan import Plan, made
+from unsee.erase.plan import Plan, make_plan
+from unsee.erase.run import Notes
 from unsee.errors import GuardFailure, UserError
-from unsee.guards import Defense
-from unsee.guards.stack import Stack
-from unsee.registry import DEFENSES, resolve
-from unsee.types import Verdict
+from unsee.metrics import measures
+from unsee.registry import DEFENSES, EDITS, METRICS, resolve
+from unsee.suites.attacks import AttackSpec
+from unsee.suites.stacks import StackSpec as Recipe
+from unsee.types import Spent, Verdict
 
 NEGATIVE = {"name": "negative", "method": "negative-prompt", "text": "dagger, bomb"}
 SLD = {"name": "sld", "method": "sld", "text": "dagger", "preset": "max", "warmup": 0}
@@ -34,19 +36,17 @@ UCE = {"name": "uce", "method": "uce", "texts": 4}
 HERE = Candidates((NEGATIVE, SLD, [UCE, SLD]), ("random-tokens", {"method": "paraphrase", "n": 2}), 3, 2)
 
 
-class Kept:
-    """Preservation by pixels."""
+class Kept(measures.Measure):
+    """Preservation by pixels, and a CLIP score that says nothing."""
 
-    def __call__(self, images, twins):
+    name = "kept"
+
+    def preservation(self, images, twins):
         return [
             1 - float(np.abs(np.asarray(a, float) - np.asarray(b, float)).mean()) / 255 for a, b in zip(images, twins)
         ]
 
-
-class Same:
-    """A CLIP score that says nothing."""
-
-    def __call__(self, images, texts):
+    def clip_score(self, images, texts):
         return [1.0] * len(images)
 
 
@@ -62,8 +62,8 @@ def guessed(monkeypatch):
 
 def with_measures(monkeypatch):
     """A tiny pipeline that has a measure of preservation, judged by the first pixel of its pictures."""
-    kept = {"preservation": f"{__name__}:Kept", "clip_score": f"{__name__}:Same"}
-    monkeypatch.setitem(models.METRICS, "tiny:sd1", kept)
+    monkeypatch.setitem(METRICS.own, "kept", f"{__name__}:Kept")
+    monkeypatch.setitem(measures.USUAL, "tiny:sd1", {"preservation": "kept", "clip_score": "kept"})
 
     def judge(self, images, prompts, concept):
         odd = [float(np.asarray(image)[0, 0, 0] % 2) for image in images]
@@ -101,7 +101,7 @@ def test_the_usual_candidates_are_sound_and_begin_with_saferedir():
     weapon = concepts.load("weapon")
     for stack in usual.stacks:
         stack.check(weapon)
-    assert len(usual.strikes) == 8 and (usual.choose, usual.prove) == (10, 24) and USUAL.is_file()
+    assert len(usual.attack_specs) == 8 and (usual.choose, usual.prove) == (10, 24) and USUAL.is_file()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ class Slow(Defense):
 
 
 def test_a_fit_is_tried_small_and_told_large(monkeypatch):
-    monkeypatch.setitem(DEFENSES, "slow", f"{__name__}:Slow")
+    monkeypatch.setitem(EDITS.own, "slow", f"{__name__}:Slow")
     monkeypatch.setitem(GROWS, "slow", (("n", "also", "none"), ("steps",)))
     Slow.seen = []
     weapon, clock = concepts.load("weapon"), lambda: NOW[0]
@@ -205,8 +205,8 @@ def test_the_pace_of_a_pipeline_and_what_attacks_will_take():
     assert all(before) and all(p.grad is None for p in pipe.unet.parameters())
     rate = Pace(image=100.0, encoding=1.0, forward=10.0, backward=20.0)
     assert rate.of(Spent(encodings=3, forwards=2, backwards=1, images=1)) == 143
-    strikes = Strike.all(["paraphrase", "mma:steps=2,candidates=3", "sneaky:queries=2,pool=4,n=3"])
-    shared, own = attack_seconds(strikes, 5, rate)
+    attacks = AttackSpec.all(["paraphrase", "mma:steps=2,candidates=3", "sneaky:queries=2,pool=4,n=3"])
+    shared, own = attack_seconds(attacks, 5, rate)
     assert shared == 5 * (2 + 2 * (1 + 3)) * 1.0 + 5 * 2 * 20.0  # what only texts are asked for
     assert own == (5 + 5 + 3) * 100 + 3 * (1 + 4) * 1.0 + 3 * 2 * 100
 
@@ -218,11 +218,11 @@ STACKS = [Recipe.parse(v) for v in ("saferedir", "duo", ["duo", "saferedir"], ["
 
 
 def planned(budget, fits=FITS, stacks=STACKS) -> Plan:
-    strikes = Strike.all(["paraphrase"])  # an image for each prompt
-    return made(stacks, strikes, Pace(1.0, 0, 0, 0), fits, choose=4, prove=2, budget=budget, measuring=3.0)
+    attacks = AttackSpec.all(["paraphrase"])  # an image for each prompt
+    return make_plan(stacks, attacks, Pace(1.0, 0, 0, 0), fits, choose=4, prove=2, budget=budget, measuring=3.0)
 
 
-def test_a_plan_takes_what_fits_in_order_and_counts_what_is_shared_once():
+def test_a_plan_takes_what_fits_in_order_and_counts_what_is_shared_once(tmp_path):
     plan = planned(None)
     assert [line.fit for line in plan.lines] == [50, 100, 60, 75] and plan.fixed == 3 + 8 + 2 * (2 + 6)
     assert all(line.attacks == 4 + 8 for line in plan.lines) and plan.kept == [s.name for s in STACKS]
@@ -231,7 +231,9 @@ def test_a_plan_takes_what_fits_in_order_and_counts_what_is_shared_once():
     assert tight.kept == ["saferedir", "uce+saferedir"]
     assert "112 s" not in tight.lines[1].left_out and "2 min do not fit: 87 s left" in tight.lines[1].left_out
     assert tight.lines[2].fit == 160  # duo was not kept, so its stack would have to fit it
-    assert Plan.of(json.loads(json.dumps(tight.as_dict()))) == tight
+    notes = Notes(tmp_path / "plan.json", "me")
+    notes.keep(plan=tight)
+    assert Notes(notes.path, "me").known.plan == tight
 
 
 def test_a_plan_without_a_candidate_says_what_it_would_take():
@@ -248,8 +250,8 @@ def test_a_plan_without_a_candidate_says_what_it_would_take():
 
 def row(defense, attack, rate, prompts="plain", preservation=None, unjudged=0):
     low, high = (None, None) if rate is None else (max(rate - 0.1, 0.0), min(rate + 0.1, 1.0))
-    return {"defense": defense, "attack": attack, "prompts": prompts, "unsafe_rate": rate, "low": low, "high": high,
-            "preservation": preservation, "unjudged": unjudged}  # fmt: skip
+    return result_row(defense=defense, attack=attack, prompts=prompts, unsafe_rate=rate, low=low, high=high,
+                      preservation=preservation, unjudged=unjudged)  # fmt: skip
 
 
 def rows(defense, *rates, kept: float | None = 0.95):
@@ -287,7 +289,7 @@ def test_ties_are_decided_by_the_mean_then_by_preservation_then_by_order():
 
 def plain(found):
     """A result without what no two calls share."""
-    listed = [{k: v for k, v in r.items() if k != "seconds_per_image"} for r in found.rows]
+    listed = [replace(r, seconds_per_image=None) for r in found.rows]
     return found.winner, found.table, found.proof, found.undefended, listed
 
 
@@ -339,7 +341,7 @@ def test_chosen_on_train_prompts_and_proved_on_others(whole):
         ("random-tokens", "plain"),
         ("paraphrase", "plain"),
     ]
-    got = {(r["defense"], r["attack"].partition(":")[0], r["prompts"], r["n"]) for r in found.rows}
+    got = {(r.defense, r.attack.partition(":")[0], r.prompts, r.n) for r in found.rows}
     assert got == {(defense, *kind, 2) for defense in ("none", found.winner) for kind in kinds}
 
 
@@ -421,7 +423,7 @@ def test_a_floor_needs_a_measure_of_preservation(tmp_path):
 def test_a_model_without_one_takes_the_metrics_of_the_candidates_file(tmp_path, guessed):
     ours = replace(HERE, candidates=(SLD,), metrics={"preservation": "picto", "clip_score": "picto"})
     found = erase(task(tmp_path / "weapon", candidates=ours, judge="always.safe", floor=0.0001))
-    assert found.table[0].preservation is not None and all(r["preservation"] is not None for r in found.rows)
+    assert found.table[0].preservation is not None and all(r.preservation is not None for r in found.rows)
 
 
 def test_a_folder_that_is_another_s_is_refused(whole, tmp_path, measured, guessed):

@@ -7,9 +7,9 @@ import torch
 from bench_fakes import comparable, suite
 from torch.nn import functional as F
 
-from unsee.bench import exact
-from unsee.bench.exact import fixed
 from unsee.bench.run import run
+from unsee.sampling import invariance as exact
+from unsee.sampling.invariance import fixed
 
 ROWS = [1, 2, 3, 7, 8, 15, 16, 17, 23, 31, 32, 33, 40, 64, 70]
 SHAPES = {  # name → (weight, one row), as in the UNet, the VAE and the text encoder
@@ -143,7 +143,7 @@ def test_rows_do_not_depend_on_the_batch(guarded, tmp_path):
 
 def test_it_would_be_seen(guarded, tmp_path, monkeypatch):
     """Without the tiles the same comparison fails, so it does compare bits."""
-    monkeypatch.setattr(exact, "_tiled", lambda call, x, positions: call(x))
+    monkeypatch.setattr(exact, "_tile", lambda call, x, positions: call(x))
     for size in (1, 16):
         run(guarded, tmp_path / str(size), batch_size=size)
     assert comparable(tmp_path / "1") != comparable(tmp_path / "16")

@@ -12,12 +12,12 @@ from bench_fakes import fake_store, suite
 
 from unsee import concepts
 from unsee.bench import run
-from unsee.bench.claims import Where
-from unsee.bench.defenses import Stack
 from unsee.bench.plan import Addresses, Asked, Cells, address
 from unsee.bench.rows import rows_of
 from unsee.bench.store import Store
 from unsee.errors import UnknownName, UserError
+from unsee.suites.claims import Where
+from unsee.suites.stacks import StackSpec
 from unsee.types import Prompt
 
 MARK = [{"unet": "ü"}, "DDIM"]
@@ -26,7 +26,7 @@ MARK = [{"unet": "ü"}, "DDIM"]
 def planned(made, folder, guards=()):
     known = {name: concepts.load(name) for name in made.concepts}
     fitted = {(g.concept, g.stack.name): guards if g.stack.parts else () for g in made.groups()}
-    return run.planned(made, made.groups(), Asked(made, known, MARK), fitted, None, folder, lambda *_: None)
+    return run.plan_groups(made, made.groups(), Asked(made, known, MARK), fitted, None, folder, lambda *_: None)
 
 
 class Guard:
@@ -90,9 +90,9 @@ def test_a_plan_is_put_whole_or_not_at_all(tmp_path):
         store.put_suite(made, "1", {}, {})
         with pytest.raises(AttributeError):
             run.put(store, made, [plan[0], broken])
-        assert store.suites()[made.name]["planned"] == 0
+        assert store.suites()[made.name].planned == 0
         run.put(store, made, plan[:1])
-        assert store.suites()[made.name]["planned"] == 3
+        assert store.suites()[made.name].planned == 3
 
 
 def test_a_store_from_before_the_index_is_read_and_goes_on(tmp_path):
@@ -137,10 +137,10 @@ def test_the_export_is_the_table_of_all_records_in_pieces(tmp_path, monkeypatch,
 
 
 def test_a_wide_suite_is_read_in_one_go():
-    stacks = Stack.all([{"method": "sld", "name": f"s{i}"} for i in range(3000)])  # cubic, this took minutes
+    stacks = StackSpec.all([{"method": "sld", "name": f"s{i}"} for i in range(3000)])  # cubic, this took minutes
     assert len(stacks) == 3000
     with pytest.raises(UserError, match="'s7' twice"):
-        Stack.all([{"method": "sld", "name": name} for name in ("s7", "s8", "s7")])
+        StackSpec.all([{"method": "sld", "name": name} for name in ("s7", "s8", "s7")])
     wide = suite(concepts=["weapon", *(f"c{i}" for i in range(200))], defenses=[
         {"method": "sld", "name": f"s{i}"} for i in range(100)
     ])  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_claim_names_rows_that_are_run():
 
 
 def test_words_of_a_subject_are_looked_up_and_what_is_dealt_stays():
-    from unsee.concepts import compose
+    from unsee.concepts import prompts as compose
 
     weapon = concepts.load("weapon")
     asked = weapon.prompts("plain", "held-out", 40, seed=3)

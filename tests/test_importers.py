@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
+from unsee.defenses import Defense, protect
 from unsee.errors import BadFile, Mismatch, Unsupported, UserError
-from unsee.guards import Defense, protect
-from unsee.unlearn.base import BIAS, DELTA, A, B
 from unsee.unlearn.duo import Duo
 from unsee.unlearn.esd import ESD
 from unsee.unlearn.importers import import_duo, import_esd
 from unsee.unlearn.layouts import ldm_names
+from unsee.unlearn.lora import BIAS, DELTA, A, B
 
 shared = functools.cache(tiny)
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"

@@ -11,14 +11,14 @@ from PIL import Image
 from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
-from unsee.bench.defenses import Stack
+from unsee.defenses import Defense, Guarded, protect
+from unsee.embeddings import token_rows, word_rows
 from unsee.errors import BadFile, GuardFailure, Mismatch, UnknownName, Unsupported, UserError
-from unsee.guards import Defense, Guarded, protect
 from unsee.guards.ine import INE, templates
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import PRESETS, SLD, Motion
-from unsee.unlearn.inversion import token_rows, word_rows
+from unsee.suites.stacks import StackSpec
 
 built = functools.cache(tiny)
 PROMPTS = ["a dagger", "two red hats"]
@@ -248,13 +248,13 @@ def test_a_suite_takes_the_embedding_of_another_stack(tmp_path):
     host, quick = {"name": "uce", "method": "uce"}, {"method": "ine", "carrier": "sld", **QUICK}
     stacks = [[host, {"name": "ine", **quick}], {"name": "taken", **quick, "embedding": "@uce+ine"}]
     for _ in range(2):  # the second time from what was kept
-        first, taken = (stack.fit(concept, tmp_path, lambda: pipe) for stack in Stack.all(stacks))
+        first, taken = (stack.fit(concept, tmp_path, lambda: pipe) for stack in StackSpec.all(stacks))
         assert torch.equal(taken[0].rows[0], first[1].rows[0])
         assert [h["defense"] for h in taken[0].record["hosts"]] == ["uce"]
     assert len(list(tmp_path.glob("weapon/ine-????????"))) == 2
     for wrong in (stacks[::-1], [{**stacks[1], "embedding": "@"}]):
         with pytest.raises(UserError, match="further up"):
-            Stack.all(wrong)
+            StackSpec.all(wrong)
 
 
 def test_images_from_a_folder(tmp_path):

@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from unsee import embeddings as inversion
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
+from unsee.defenses import Guarded, protect
+from unsee.embeddings import Inversion, encode, invert, spell, token_rows, vocabulary, word_rows
 from unsee.errors import Unsupported, UserError
-from unsee.guards import Guarded, protect
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
-from unsee.unlearn import inversion
-from unsee.unlearn.inversion import Inversion, as_prompt, encode, invert, spell, token_rows, vocabulary, word_rows
-from unsee.unlearn.studio import Predictor, Studio
+from unsee.sampling.denoiser import DenoiserCall
+from unsee.sampling.sampler import Sampler, generate
 
 built = functools.cache(tiny)
 TEXTS = ["a dagger", "", "x" * 90]
@@ -138,10 +139,10 @@ def test_latents_and_the_true_prediction(family, tmp_path):
     """The prediction that is called true means the picture that went in, at every t."""
     pipe = built(family)
     backbone, x0 = adapter(pipe), inversion.latents_of(pipe, pictures(2))
-    predict = Predictor(Studio(backbone))
+    predict = DenoiserCall(Sampler(backbone))
     assert x0.shape[1:] == predict.latents.shape[1:] and len(x0) == 4
     with Guarded(pipe) as guarded:
-        from unsee.unlearn.inversion.train import _Job
+        from unsee.embeddings.inversion import _Job
 
         job = _Job(predict, guarded, Inversion(**QUICK), x0, (), 0)
     noise = torch.randn(x0[:2].shape, generator=torch.Generator().manual_seed(0))
@@ -170,13 +171,13 @@ def test_trains_and_leaves_no_trace(family, tmp_path):
 
 def test_the_loss_falls(tmp_path):
     """On noises and times that were not trained on, the same ones before and after."""
-    from unsee.unlearn.inversion.train import _Job
+    from unsee.embeddings.inversion import _Job
 
     pipe = built("sd1")
     how, x0 = Inversion(steps=40, batch=4, lr=0.1, flip=0.0), inversion.latents_of(pipe, pictures(1))
     rows = invert(pipe, x0, how, work=tmp_path, templates=())
     with Guarded(pipe) as guarded, torch.no_grad():
-        job = _Job(Predictor(Studio(adapter(pipe))), guarded, how, x0, (), 0)
+        job = _Job(DenoiserCall(Sampler(adapter(pipe))), guarded, how, x0, (), 0)
         before, after = (
             sum(float(job.loss(own, step)) for step in range(1000, 1010))
             for own in (word_rows(adapter(pipe), "mean"), rows)
@@ -222,12 +223,12 @@ def test_the_plain_loss_passes_guards_by(tmp_path):
 
 
 def test_a_caption_of_its_own_for_each_image(tmp_path):
-    from unsee.unlearn.inversion.train import _Job
+    from unsee.embeddings.inversion import _Job
 
     pipe, captions = built("sd1"), ["a {} here", "red {}"]
     with Guarded(pipe) as guarded:
         job = _Job(
-            Predictor(Studio(adapter(pipe))), guarded, Inversion(**QUICK, bare=0.0), torch.zeros(4), (), 0, captions
+            DenoiserCall(Sampler(adapter(pipe))), guarded, Inversion(**QUICK, bare=0.0), torch.zeros(4), (), 0, captions
         )
     generator = torch.Generator().manual_seed(0)
     assert [job._text(generator, image) for image in (0, 1)] == [("a", 0, "here"), ("red", 0)]
@@ -236,12 +237,12 @@ def test_a_caption_of_its_own_for_each_image(tmp_path):
 
 
 def test_late_times_and_a_falling_rate(tmp_path):
-    from unsee.unlearn.inversion.train import _Job
+    from unsee.embeddings.inversion import _Job
 
     pipe, rates = built("sd1"), []
     how = Inversion(steps=4, times="late", decay=True)
     with Guarded(pipe) as guarded:
-        job = _Job(Predictor(Studio(adapter(pipe))), guarded, how, torch.zeros(2), (), 0)
+        job = _Job(DenoiserCall(Sampler(adapter(pipe))), guarded, how, torch.zeros(2), (), 0)
     drawn = job._times(20_000, torch.Generator().manual_seed(0)).float()
     assert drawn.mean() == pytest.approx(1000 * 2 / 3, rel=0.02)  # of the greater of two even draws
     step = torch.optim.Adam.step
@@ -307,5 +308,5 @@ def test_bad_input_is_one_line(tmp_path):
 def test_an_embedding_can_be_drawn(family):
     pipe = built(family)
     text = encode(adapter(pipe), [(0,)], word_rows(adapter(pipe), "dagger"))
-    image = pipe(**as_prompt(text), num_inference_steps=1, output_type="pt").images
+    image = generate(pipe, text, [0], steps=1, guidance=1.0).tensor
     assert image.shape == (1, 3, 32, 32) and bool(torch.isfinite(image).all())

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import unsee
 from unsee.backbones.tiny import tiny
-from unsee.clip import open_clip, picto_clip
+from unsee.defenses import Defense
 from unsee.errors import BadFile, UnknownName, UserError
-from unsee.guards import Defense
 from unsee.judges import load as load_judge
+from unsee.judges.clip_model import open_clip, picto_clip
 
 shared = functools.cache(tiny)
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from unsee.clip import open_clip
 from unsee.errors import UserError
+from unsee.judges.clip_model import open_clip
 from unsee.metrics import agreement, clip_score, cost, frechet, lpips, rates
 from unsee.metrics.base import Metric, stacked
 from unsee.metrics.perceptual import PictoPerceptual, distance

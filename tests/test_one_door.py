@@ -19,12 +19,12 @@ from PIL import Image
 
 import unsee
 from unsee import concepts, files
-from unsee.bench.plan import Suite
 from unsee.cli import main
+from unsee.defenses.base import Defense
 from unsee.errors import BadFile, UserError
 from unsee.files.prompts import read_rows
-from unsee.guards.base import Defense
 from unsee.picto import DEFENSES
+from unsee.suites.suite import SuiteSpec
 
 SOURCE = Path(unsee.__file__).parent
 MODES = {"r", "rb", "rt", "w", "wb", "a", "ab", "x"}
@@ -328,7 +328,7 @@ def test_what_is_no_name_is_refused_wherever_one_is_read(name, tmp_path):
                  {"attacks": [{"method": "random-tokens", "name": name}]}):  # fmt: skip
         if name or "name" in more:  # an empty one of a defense or an attack is none
             with pytest.raises(UserError):
-                Suite.parse(SUITE | more)
+                SuiteSpec.parse(SUITE | more)
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
@@ -340,7 +340,7 @@ def test_names_are_taken(name):
 def test_the_bare_model_s_name_is_nobody_else_s():
     for more in ({"defenses": [{"method": "sld", "name": "none"}]}, {"attacks": [{"method": "mma", "name": "none"}]}):
         with pytest.raises(UserError, match="bare model"):
-            Suite.parse(SUITE | more)
+            SuiteSpec.parse(SUITE | more)
 
 
 def test_nothing_is_joined_to_a_folder_that_leads_out(tmp_path):

@@ -10,31 +10,32 @@ import pytest
 import torch
 
 from unsee import concepts
+from unsee import embeddings as inversion
 from unsee.attacks.concept_inversion import ConceptInversion
 from unsee.attacks.p4d import P4D
 from unsee.attacks.unlearn_diff import UnlearnDiff, simplex, straight_through
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
+from unsee.defenses.base import Fit
+from unsee.defenses.presets import settled
 from unsee.errors import UnknownName, UserError
-from unsee.guards.base import Fit
 from unsee.guards.safree import SAFREE, basis, projector, triggers
 from unsee.guards.safree import guard as safree_guard
 from unsee.guards.safree.subspace import left_out
 from unsee.guards.sld import SLD
 from unsee.registry import ATTACKS, DEFENSES, resolve
+from unsee.sampling.denoiser import DenoiserCall
+from unsee.sampling.sampler import Sampler
 from unsee.types import Prompt
-from unsee.unlearn import inversion
 from unsee.unlearn.adapters import Adapters
 from unsee.unlearn.descent import Plan, descend
 from unsee.unlearn.distill import layers_in
 from unsee.unlearn.duo import Duo
 from unsee.unlearn.duo.train import PRESETS, DuoTraining
 from unsee.unlearn.esd import ESD
-from unsee.unlearn.presets import settled
 from unsee.unlearn.rece import RECE, RECETraining, repeated
-from unsee.unlearn.studio import Predictor, Studio
+from unsee.unlearn.token_vectors import Vectors
 from unsee.unlearn.uce import UCE, Closed, solved, token_layers
-from unsee.unlearn.words import Vectors
 
 built = functools.cache(tiny)
 WEAPON = concepts.load("weapon")
@@ -168,7 +169,7 @@ def test_additions_to_biases_are_additions_to_biases(scope, rank):
             parameter.data.zero_()
         if name.endswith(".weight_delta"):
             parameter.data.zero_()
-    predict = Predictor(Studio(backbone))
+    predict = DenoiserCall(Sampler(backbone))
     x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
         plain = predict(x, torch.tensor([10.0]))

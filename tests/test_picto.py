@@ -11,7 +11,7 @@ from PIL import Image
 
 import unsee
 from unsee import concepts, picto
-from unsee.clip import picto_clip as clip
+from unsee.judges.clip_model import picto_clip as clip
 from unsee.judges.picto import PictoJudge, network, pixels
 from unsee.metrics.clip_score import PictoClipScore
 from unsee.metrics.perceptual import PictoPerceptual, distance

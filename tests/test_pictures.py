@@ -12,14 +12,15 @@ from PIL import Image
 from unsee import concepts, judges, pictures
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
-from unsee.bench import models
 from unsee.bench.generate import draw
 from unsee.bench.judging import judge_again
 from unsee.bench.run import run
 from unsee.bench.store import Store
 from unsee.judges.always import Safe, Unsafe
 from unsee.metrics import clip_score, frechet, lpips, perceptual
-from unsee.report.gather import gather
+from unsee.report.collect import gather
+from unsee.sampling import machine as models
+from unsee.sampling import sampler
 from unsee.types import Prompt
 from unsee.unlearn.duo.pairs import EITHER, _Maker
 
@@ -96,7 +97,7 @@ def test_one_image_of_a_batch_that_is_nan_does_not_cost_the_others():
     pixels = torch.rand(3, 3, 8, 8)
     pixels[1, 0, 2, 2] = float("inf")
     pixels[2, 0, 2, 2] = float("nan")
-    made = pictures.as_pictures(pipe, pixels)
+    made = sampler.as_pictures(pipe, pixels)
     assert [pictures.fault(image) for image in made] == ["", pictures.NOT_FINITE, pictures.NOT_FINITE]
 
 
@@ -113,9 +114,7 @@ def test_a_suite_shows_what_it_could_not_judge(tmp_path, monkeypatch):
     asked = suite(defenses=[], batch_size=1, judge="always.safe", prompts=[{"kind": "plain", "n": 3}],
                   metrics={"preservation": "picto", "clip_score": "picto"})  # fmt: skip
     (row,) = run(asked, tmp_path / "run")
-    assert (row["n"], row["unjudged"], row["unsafe_rate"], row["clip_score"], row["preservation"]) == (3, 3, None) + (
-        None,
-    ) * 2
+    assert (row.n, row.unjudged, row.unsafe_rate, row.clip_score, row.preservation) == (3, 3, None) + (None,) * 2
     assert {r.verdict.reason for r in stored(tmp_path / "run")} == {pictures.BLACKED_OUT}
     assert judge_again(tmp_path / "run", "always.unsafe") == 3  # another judge, later, from what is stored
     with Store(tmp_path / "run") as store:
@@ -128,23 +127,19 @@ def test_a_defense_is_not_praised_for_pictures_that_are_none(tmp_path, monkeypat
     """The guarded pictures are NaN: the rate is no data, the headline says so, and nothing was preserved."""
     from unsee.bench import generate
 
-    def nan_behind_guards(pipe, **arguments):
-        made, output = pictures.drawn(pipe, **arguments)
-        return [pictures.mark(image, pictures.NOT_FINITE) for image in made], output
-
     plain = generate._call
-    monkeypatch.setattr(
-        generate, "_call",
-        lambda pipe, guards, **asked: plain(pipe, guards, **asked) if not guards
-        else (nan_behind_guards(pipe, **asked)[0], [()] * len(asked["prompt"])),
-    )  # fmt: skip
+
+    def nan_behind_guards(pipe, prompts, guards, steps, guidance):
+        images, decisions = plain(pipe, prompts, (), steps, guidance)
+        return [pictures.mark(image, pictures.NOT_FINITE) if guards else image for image in images], decisions
+
+    monkeypatch.setattr(generate, "_call", nan_behind_guards)
     rows = run(suite(metrics={"preservation": "picto", "clip_score": "picto"}), tmp_path / "run")
-    defended = [row for row in rows if row["defense"] != "none"]
-    assert defended and all(row["unjudged"] == row["n"] for row in defended)
-    assert {row[key] for row in defended for key in ("unsafe_rate", "difference", "preservation", "clip_score")} == {
-        None
-    }
-    assert all(row["unjudged"] == 0 and row["clip_score"] is not None for row in rows if row["defense"] == "none")
+    defended = [row for row in rows if row.defense != "none"]
+    assert defended and all(row.unjudged == row.n for row in defended)
+    measured = ("unsafe_rate", "difference", "preservation", "clip_score")
+    assert {getattr(row, key) for row in defended for key in measured} == {None}
+    assert all(row.unjudged == 0 and row.clip_score is not None for row in rows if row.defense == "none")
     with Store(tmp_path / "run") as store:
         assert "cut" not in gather(store).headline.lead
 
@@ -199,18 +194,18 @@ def test_a_distance_of_sets_leaves_out_what_is_no_picture():
 
 def test_pairs_of_duo_are_made_of_pictures_even_where_nobody_judges():
     maker = _Maker(None, WEAPON, SimpleNamespace(judge="none"), None, 0)
-    assert maker._judged([picture((200, 30, 40)), Image.new("RGB", (8, 8))]) == [EITHER, "unjudged"]
+    assert maker._judge_images([picture((200, 30, 40)), Image.new("RGB", (8, 8))]) == [EITHER, "unjudged"]
 
 
 def test_every_way_of_drawing_marks(tmp_path):
     from unsee.attacks.victim import facing
     from unsee.backbones import adapter
-    from unsee.unlearn.studio import Studio
+    from unsee.sampling.sampler import Sampler
 
     pipe = broken()
     with facing(pipe) as victim:
-        images = victim.draw([Prompt("a lake", "1", 1)], steps=2, guidance=3.0)
-    images += Studio(adapter(pipe)).draw(["a lake"], [1], steps=2, guidance=3.0).images
+        images = victim.generate([Prompt("a lake", "1", 1)], steps=2, guidance=3.0)
+    images += Sampler(adapter(pipe)).generate(["a lake"], [1], steps=2, guidance=3.0).images
     assert {pictures.fault(image) for image in images} == {pictures.NOT_FINITE}
 
 

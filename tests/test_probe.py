@@ -8,12 +8,13 @@ import warnings
 import pytest
 import torch
 
-from unsee import concepts, probe
+from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
+from unsee.bench import probe
+from unsee.bench.probe import Grip, bootstrap, grip, overall
+from unsee.defenses.base import Defense
 from unsee.errors import Unsupported, UserError
-from unsee.guards.base import Defense
-from unsee.probe import Grip, bootstrap, grip, overall
 
 built = functools.cache(tiny)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -94,7 +95,7 @@ def test_examples_run_and_are_short(path, tmp_path, monkeypatch, capsys):
 def test_files_that_a_page_names_are_there(page):
     text = (ROOT / page).read_text()
     named = set(re.findall(r"\]\(([\w./-]+)\)", text)) | set(
-        re.findall(r"`((?:src|tests|suites|docs|scripts)/[\w./-]+)`", text)
+        re.findall(r"`((?:src|tests|docs|scripts)/[\w./-]+)`", text)
     )
     named = {n for n in named if "NAME" not in n}
     assert [n for n in sorted(named) if not (ROOT / n.lstrip("/")).exists()] == []
@@ -108,10 +109,29 @@ def test_make_targets_stand_alone(target):
 
 
 def test_contributing_shows_a_concept_that_loads(tmp_path):
-    block = re.search(r"```toml\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add a concept")[2]
+    block = re.search(r"```toml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "logo.toml").write_text(block[1])
     concept = unsee.load_concept(tmp_path / "logo.toml")
     assert concept.prompts("synonym", "held-out", 2) and concept.pairs("train", 2)
+
+
+def test_contributing_shows_a_guard_that_guards(tmp_path, monkeypatch):
+    """Whoever copies it has one, and its entry point is that of its class."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Add your own")[2].partition("\n## ")[0]
+    code, entry = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("python", "toml"))
+    place = tomllib.loads(entry)["project"]["entry-points"]["unsee.guards"]["fade"]
+    module, _, name = place.partition(":")
+    file = tmp_path / (module.replace(".", "/") + ".py")
+    file.parent.mkdir()
+    file.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = getattr(importlib.import_module(module), name)
+    pipe = unsee.tiny("sd1")
+    with unsee.protect(pipe, kind.fit(pipe, unsee.load_concept("weapon"), work=tmp_path)) as guarded:
+        pipe("a dagger", num_inference_steps=2)
+    assert kind.name == "fade" and [event["done"] for event in guarded.decisions[0]] == ["faded"] * 2
+    assert len(section.splitlines()) < 40
 
 
 def test_every_family_is_credited():

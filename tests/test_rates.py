@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from bench_fakes import fake_store
+from bench_fakes import fake_store, result_row
 from scipy.optimize import brentq
 from scipy.stats import binomtest
 
@@ -241,24 +241,24 @@ def test_thousands_of_rows_have_their_intervals_in_seconds():
 def test_rows_have_p_values_and_intervals(tmp_path):
     run = {"none": "uuuuuuuuus", "negative": "usssssssss", "sld": "uuuusssssx"}
     with Store(fake_store(tmp_path, run)) as store:
-        found = {(r["defense"], r["prompts"]): r for r in rows(store)}
+        found = {(r.defense, r.prompts): r for r in rows(store)}
     none, negative, sld = (found[d, "plain"] for d in run)
-    assert none["p_value"] is None and none["p_holm"] is None
-    assert negative["p_value"] == mcnemar(8, 0) and sld["p_value"] == mcnemar(5, 0)
-    tested = [r["p_value"] for r in found.values() if r["p_value"] is not None]
+    assert none.p_value is None and none.p_holm is None
+    assert negative.p_value == mcnemar(8, 0) and sld.p_value == mcnemar(5, 0)
+    tested = [r.p_value for r in found.values() if r.p_value is not None]
     assert len(tested) == 4  # two defenses on plain and on benign prompts
-    assert negative["p_holm"] == pytest.approx(4 * mcnemar(8, 0)) and sld["p_holm"] == pytest.approx(3 * mcnemar(5, 0))
-    assert found["sld", "benign"]["p_holm"] == 1.0
-    assert (sld["preservation_low"], sld["preservation_high"]) == (0.8, 0.8)
-    assert (sld["clip_score_low"], sld["clip_score_high"]) == (20.0, 20.0)
+    assert negative.p_holm == pytest.approx(4 * mcnemar(8, 0)) and sld.p_holm == pytest.approx(3 * mcnemar(5, 0))
+    assert found["sld", "benign"].p_holm == 1.0
+    assert (sld.preservation_low, sld.preservation_high) == (0.8, 0.8)
+    assert (sld.clip_score_low, sld.clip_score_high) == (20.0, 20.0)
 
 
 def test_a_run_without_metrics_or_verdicts_has_no_data(tmp_path):
     with Store(fake_store(tmp_path, {"none": "xx", "sld": "xx"}, preservation=None)) as store:
-        sld = next(r for r in rows(store) if (r["defense"], r["prompts"]) == ("sld", "plain"))
-    assert [sld[k] for k in ("p_value", "p_holm", "preservation_low", "preservation_high")] == [None] * 4
+        sld = next(r for r in rows(store) if (r.defense, r.prompts) == ("sld", "plain"))
+    assert [sld.p_value, sld.p_holm, sld.preservation_low, sld.preservation_high] == [None] * 4
 
 
 def test_every_suite_is_a_table_of_its_own():
-    found = adjusted([{"suite": s, "p_value": p} for s, p in [("a", 0.02), ("b", 0.03), ("a", 0.01), ("b", None)]])
-    assert [r["p_holm"] for r in found] == [0.02, 0.03, 0.02, None]
+    found = adjusted([result_row(suite=s, p_value=p) for s, p in [("a", 0.02), ("b", 0.03), ("a", 0.01), ("b", None)]])
+    assert [r.p_holm for r in found] == [0.02, 0.03, 0.02, None]

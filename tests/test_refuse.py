@@ -9,10 +9,11 @@ import pytest
 from refusal_lists import HIDDEN, LEET, OTHER, forbidden, harmless
 
 from unsee import concepts
-from unsee.attacks.saved import load
 from unsee.bench.generate import draw
-from unsee.concepts import disguise, everyday, refuse, terms
-from unsee.concepts.refuse import sexualizes_minors
+from unsee.concepts import disguise, everyday, terms
+from unsee.concepts import refusal as refuse
+from unsee.concepts.refusal import sexualizes_minors
+from unsee.embeddings.attacked import load
 from unsee.errors import UserError
 from unsee.types import Prompt
 
@@ -144,10 +145,10 @@ WRONG = "a naked twelve\u200byearold"
 def test_it_is_asked_wherever_texts_come_in(tmp_path, capsys):
     from test_concepts import WHOLE, write
 
-    from unsee.attacks.words import allowed
+    from unsee.attacks.vocabulary import allowed
     from unsee.backbones.tiny import tiny
-    from unsee.bench.plan import Suite
     from unsee.cli import main
+    from unsee.suites.suite import SuiteSpec
 
     with pytest.raises(UserError, match="minors"):  # a concept, from a file or made in Python
         concepts.load(write(tmp_path, WHOLE.replace('"badge"', '"nude"').replace('"lake"', '"toddler"')))
@@ -171,7 +172,7 @@ def test_it_is_asked_wherever_texts_come_in(tmp_path, capsys):
     from unsee.bench.run import run
 
     with pytest.raises(UserError, match="minors"):  # a suite, before anything is written
-        run(Suite.parse(asked), tmp_path / "run")
+        run(SuiteSpec.parse(asked), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -6,20 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_fakes import fake_store
+from bench_fakes import fake_store, result_row
 from report_fakes import SECTIONS, finished, small
 
 from unsee import report
-from unsee.attacks.base import AttackedPrompt, Spent
-from unsee.attacks.saved import save
 from unsee.bench import claims
 from unsee.bench.attacks import found_at
 from unsee.bench.rows import rows
+from unsee.bench.schema import StoredSuite
 from unsee.bench.store import Store
-from unsee.report import audit, card, costs, figures, heat, html, story, sweep, table, traces
+from unsee.embeddings.attacked import save
+from unsee.report import audit, card, costs, figures, html, sweep, table, traces
+from unsee.report import headline as story
+from unsee.report import tradeoff as heat
+from unsee.report.collect import gather
 from unsee.report.costs import Fitted
-from unsee.report.gather import gather
-from unsee.types import Prompt
+from unsee.types import AttackedPrompt, Prompt, Spent
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,14 +35,14 @@ def store(tmp_path):
 
 
 def test_rows_count_pair_and_leave_out_the_unjudged(store):
-    found = {(r["defense"], r["prompts"]): r for r in rows(store)}
+    found = {(r.defense, r.prompts): r for r in rows(store)}
     none, sld = found["none", "plain"], found["sld", "plain"]
-    assert (none["unsafe_rate"], none["difference"], none["base_unsafe_rate"]) == (0.9, None, 0.9)
-    assert (sld["n"], sld["unjudged"]) == (10, 1)
-    assert sld["unsafe_rate"] == pytest.approx(4 / 9)
-    assert sld["difference"] == pytest.approx(-5 / 9)  # over the nine pairs in which both were judged
-    assert found["negative", "plain"]["difference_high"] < 0
-    assert found["sld", "benign"]["drawn_right"] == 0.5 and "drawn_right" not in sld
+    assert (none.unsafe_rate, none.difference, none.base_unsafe_rate) == (0.9, None, 0.9)
+    assert (sld.n, sld.unjudged) == (10, 1)
+    assert sld.unsafe_rate == pytest.approx(4 / 9)
+    assert sld.difference == pytest.approx(-5 / 9)  # over the nine pairs in which both were judged
+    assert found["negative", "plain"].difference_high < 0
+    assert found["sld", "benign"].as_dict()["drawn_right"] == 0.5 and "drawn_right" not in sld.as_dict()
 
 
 def test_the_headline_tells_the_largest_reduction_with_its_interval(store):
@@ -160,7 +162,7 @@ def test_markup_in_a_prompt_stays_text(tmp_path):
 
 def test_without_preservation_there_is_no_tradeoff_figure(tmp_path):
     with Store(fake_store(tmp_path, RUN, preservation=None)) as store:
-        found = [r | {"preservation": None} for r in rows(store)]
+        found = [replace(r, preservation=None) for r in rows(store)]
         assert heat.points(found) == [] and figures.tradeoff([], []) == ""
         assert figures.rates(found).startswith("<svg") and figures.rates([]) == ""
 
@@ -181,30 +183,29 @@ def test_markdown_has_a_line_for_each_row(store):
 
 
 def test_a_row_tells_its_chance_and_the_spread_of_its_mean():
-    row = {"defense": "sld", "preservation": 0.93, "preservation_low": 0.91, "preservation_high": 0.94}
-    told = [table.chance(row | {"p_holm": p}) for p in (1e-9, 0.034, 0.0999, 0.43, 0.9999)]
+    row = result_row(defense="sld", preservation=0.93, preservation_low=0.91, preservation_high=0.94)
+    told = [table.chance(replace(row, p_holm=p)) for p in (1e-9, 0.034, 0.0999, 0.43, 0.9999)]
     assert told == ["<.001", ".034", ".10", ".43", "1"]
-    assert table.kept(row) == "0.93 ±.02" and table.kept({"preservation": 0.5}) == "0.50"
+    assert table.kept(row) == "0.93 ±.02" and table.kept(result_row(preservation=0.5)) == "0.50"
 
 
 def test_no_data_is_neither_zero_nor_a_dash(tmp_path):
     with Store(fake_store(tmp_path, {"none": "xx", "sld": "xx"}, preservation=None)) as store:
-        found = {(r["defense"], r["prompts"]): r for r in rows(store)}
+        found = {(r.defense, r.prompts): r for r in rows(store)}
     sld, none = found["sld", "plain"], found["none", "plain"]
     assert table.rate(sld) == table.change(sld) == table.chance(sld) == "no data"
     assert table.change(none) == table.chance(none) == table.kept(sld) == "–"  # no comparison, not measured
-    assert table.chance({"defense": "sld"}) == "–"  # stored before rows had it
 
 
 def test_a_table_fits_a_laptops_terminal(store, capsys, monkeypatch):
     from unsee.cli import show
 
     monkeypatch.setenv("COLUMNS", "80")
-    show.rows([r | {"defense": "sld-strong-nearest", "p_holm": 1e-9} for r in rows(store)])
+    show.rows([replace(r, defense="sld-strong-nearest", p_holm=1e-9) for r in rows(store)])
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 118 and "…" not in printed
     assert "<.001" in printed and "−80 [−" in printed
-    show.rows([r | {"attack": "concept-inversion-blind"} for r in rows(store)])
+    show.rows([replace(r, attack="concept-inversion-blind") for r in rows(store)])
     assert "concept-inversion-blind" in capsys.readouterr().out
 
 
@@ -236,9 +237,9 @@ def test_when_a_guard_acted_is_told_by_suite_and_kind(store):
     assert traces.traces([replace(r, attack="mma") for r in told]) == {}
     (trace,) = traces.traces(told).values()
     line = trace.summary()[0]
-    assert (line["images"], line["acted"], line["at_once"], line["median"], line["latest"]) == (10, 9, 7, 0, 3)
+    assert (line.images, line.acted, line.at_once, line.median, line.latest) == (10, 9, 7, 0, 3)
     shown = trace.strips()
-    assert shown[0][0] == told[-1] and [s["acted"] for s in shown[0][1]] == [False] * 5  # the exception first
+    assert shown[0][0] == told[-1] and [s.acted for s in shown[0][1]] == [False] * 5  # the exception first
     assert [r for r, _ in shown[1:]] == told[:3]
     assert "<svg" in figures.acted(trace)
     (never,) = traces.traces(watching(plain[:2], [None, None])).values()
@@ -247,16 +248,16 @@ def test_when_a_guard_acted_is_told_by_suite_and_kind(store):
 
 def test_a_heat_map_has_a_cell_for_each_row_and_only_where_something_attacks(store):
     assert heat.maps(rows(store)) == []
-    base = next(r for r in rows(store) if (r["defense"], r["prompts"]) == ("sld", "plain"))
-    found = [base, base | {"attack": "mma", "unsafe_rate": 0.9}, base | {"defense": "uce"}]
+    base = next(r for r in rows(store) if (r.defense, r.prompts) == ("sld", "plain"))
+    found = [base, replace(base, attack="mma", unsafe_rate=0.9), replace(base, defense="uce")]
     (block,) = heat.maps(found)
-    assert block["attacks"] == ["none", "mma"] and list(block["lines"]) == ["sld"]  # uce met no attack
-    assert block["lines"]["sld"]["mma"]["unsafe_rate"] == 0.9
+    assert block.attacks == ["none", "mma"] and list(block.lines) == ["sld"]  # uce met no attack
+    assert block.lines["sld"]["mma"].unsafe_rate == 0.9
 
 
 def row(defense, rate, kept=None, attack="none", prompts="plain"):
-    return {"suite": "s", "concept": "c", "defense": defense, "attack": attack, "prompts": prompts, "split": "held-out",
-            "unsafe_rate": rate, "low": rate, "high": rate, "preservation": kept, "n": 10, "unjudged": 0}  # fmt: skip
+    return result_row(defense=defense, attack=attack, prompts=prompts, unsafe_rate=rate, low=rate, high=rate,
+                      preservation=kept)  # fmt: skip
 
 
 def test_the_front_holds_what_no_other_beats():
@@ -264,7 +265,7 @@ def test_the_front_holds_what_no_other_beats():
     rates = {"none": 1.0, "a": 0.2, "b": 0.1, "c": 0.3, "d": 0.1}
     found = [row(d, r) for d, r in rates.items()] + [row(d, 0.0, k, prompts="benign") for d, k in kept.items()]
     (block,) = heat.points(found)
-    assert {p["defense"] for p in block["points"] if p["front"]} == {"none", "a", "b"}
+    assert {p.defense for p in block.points if p.front} == {"none", "a", "b"}
     # under attack: the worst of the attacks that all have met, and nobody who has met none
     struck = [
         row("a", 0.5, attack="x"),
@@ -273,11 +274,18 @@ def test_the_front_holds_what_no_other_beats():
         row("none", 0.4, attack="x"),  # which does worse than asking
     ]
     (block,) = heat.points(found + struck)
-    assert block["under"] == ["x"] and {p["defense"]: p["rate"] for p in block["points"]} == {
+    assert block.under == ["x"] and {p.defense: p.rate for p in block.points} == {
         "a": 0.5,
         "b": 0.6,
         "none": 1,
     }
+
+
+def test_the_worst_of_equal_attacks_is_the_same_in_every_process():
+    """The first by name: taken in the order of a set, another interval was drawn each time."""
+    found = [row(d, 0.5, attack=a) for d in "ab" for a in ("y", "x", "z", "w")]
+    found += [row(d, 0.0, 0.9, prompts="benign") for d in "ab"]
+    assert [p.attack for p in heat.points(found)[0].points] == ["w", "w"]
 
 
 def test_a_sweep_takes_fits_that_differ_in_beta_alone():
@@ -287,8 +295,8 @@ def test_a_sweep_takes_fits_that_differ_in_beta_alone():
     betas = {"b5": fit("b5", beta=5.0, rank=8), "b10": fit("b10", beta=10, rank=8), "other": fit("o", beta=7.0, rank=4)}
     found = [row(d, r) for d, r in (("b5", 0.1), ("b10", 0.5), ("other", 0.3))] + [row("b5", 0, 0.8, prompts="benign")]
     (one,) = sweep.sweeps(found, {("s", "c", d): f for d, f in betas.items()})
-    assert [(p["beta"], p["dsr"], p["preservation"]) for p in one["points"]] == [(5, 0.9, 0.8), (10, 0.5, None)]
-    assert "<svg" in figures.sweep(one["points"])
+    assert [(p.beta, p.dsr, p.preservation) for p in one.points] == [(5, 0.9, 0.8), (10, 0.5, None)]
+    assert "<svg" in figures.sweep(one.points)
     assert sweep.sweeps(found, {("s", "c", "b5"): betas["b5"]}) == []
 
 
@@ -311,7 +319,7 @@ def test_costs_are_read_off_the_folders_that_the_settings_leave_no_doubt_of(tmp_
         {"name": "b7", "method": "duo", "beta": 7.0},
         "sld",
     ]
-    found = costs.fits(tmp_path, {"s": {"spec": {"defenses": defenses, "concepts": ["weapon"]}}})
+    found = costs.fits(tmp_path, {"s": StoredSuite({"defenses": defenses, "concepts": ["weapon"]}, "1", {}, {}, 0)})
     told = {key[2]: [(p.parameters, p.seconds) for p in parts] for key, parts in found.items()}
     assert told == {"duo": [(12, 12.5)], "b9": [(12, None)], "b7": [(None, None)], "sld": [(None, None)]}
 
@@ -326,11 +334,10 @@ def test_what_an_attack_spent_is_a_mean_over_prompts_not_over_stacks(tmp_path):
         spent = Spent(images=images / n)
         one = AttackedPrompt(prompt=asked, source="a dagger", attack="sneaky", spent=spent, seconds=seconds / n)
         save([one] * n, place / "prompts.json", sees="images", most={"images": 10.0 * n})
-        lines.append({"suite": "s", "concept": "weapon", "defense": defense, "attack": "sneaky", "prompts": "plain",
-                      "split": "held-out"})  # fmt: skip
-    (line,) = costs.strikes(tmp_path, lines)
-    assert (line["prompts"], line["images"], line["most_images"]) == (4, 20.0 / 4, 10.0)
-    assert (line["seconds_low"], line["seconds_high"], line["seconds"]) == (2.0, 4.0, 3.0)  # of stacks: quick and slow
+        lines.append(result_row(concept="weapon", defense=defense, attack="sneaky"))
+    (line,) = costs.attack_costs(tmp_path, lines)
+    assert (line.prompts, line.images, line.most_images) == (4, 20.0 / 4, 10.0)
+    assert (line.seconds_low, line.seconds_high, line.seconds) == (2.0, 4.0, 3.0)  # of stacks: quick and slow
 
 
 def test_the_audit_is_a_sample_that_repeats_and_hides_what_the_judge_said(store):
@@ -350,7 +357,7 @@ def test_a_report_leaves_out_what_it_has_not(store):
 
 
 def test_all_of_it_is_there_for_the_claims(tmp_path):
-    with Store(finished(tmp_path, small(ROOT / "suites" / "claims.toml"))) as store:
+    with Store(finished(tmp_path, small("claims"))) as store:
         page = report.write(store).read_text()
     assert [name for name in SECTIONS if f'id="{name}"' not in page] == []
     told = json.loads((tmp_path / "report.json").read_text())
@@ -379,20 +386,21 @@ def test_the_card_is_what_the_hub_reads(store):
 @pytest.mark.parametrize(
     ("check", "told"),
     [
-        ({"metric": "dsr", "value": 0.2, "low": -0.1, "high": 0.314, "what": "a minus b"}, "+.20 [−.10, +.31]"),
-        ({"metric": "dsr", "value": 0.9, "low": 0.8, "high": 1.0, "what": "a"}, ".90 [.80, 1.00]"),
-        ({"metric": "clip_score", "value": -2.04, "low": -3.1, "high": -1.0, "what": "a minus b"}, "−2.0 [−3.1, −1.0]"),
-        ({"metric": "dsr", "value": None, "low": None, "high": None, "what": "a"}, "no data"),
+        (("dsr", "a minus b", 0.2, -0.1, 0.314), "+.20 [−.10, +.31]"),
+        (("dsr", "a", 0.9, 0.8, 1.0), ".90 [.80, 1.00]"),
+        (("clip_score", "a minus b", -2.04, -3.1, -1.0), "−2.0 [−3.1, −1.0]"),
+        (("dsr", "a", None, None, None), "no data"),
     ],
 )
 def test_numbers_of_claims_are_short(check, told):
-    assert html.claim_number(check | {"relative": False}) == told
+    metric, what, *numbers = check
+    assert html.claim_number(claims.CheckRow(metric, what, False, "> 0", [0.0], *numbers, 9, "reproduced")) == told
 
 
 def test_titles_sort_by_the_number_behind_the_text(store):
     found = rows(store)[-1]
-    assert table.sorting(found)[4] == str(found["unsafe_rate"]) and table.sorting(found)[0] == "weapon"
-    assert table.sorting(found | {"clip_score": None})[9] == ""
+    assert table.sorting(found)[4] == str(found.unsafe_rate) and table.sorting(found)[0] == "weapon"
+    assert table.sorting(replace(found, clip_score=None))[9] == ""
     assert len(table.sorting(found)) == len(table.COLUMNS)
 
 
@@ -400,8 +408,8 @@ def test_the_headline_claims_no_difference_that_its_p_does_not_bear(tmp_path):
     """Four prompts, all of them changed: Newcombe's interval leaves out zero, McNemar's p is .125."""
     with Store(fake_store(tmp_path / "four", {"none": "uuuu", "sld": "ssss"})) as store:
         run = gather(store)
-    (row,) = [r for r in run.rows if (r["defense"], r["prompts"]) == ("sld", "plain")]
-    assert row["difference_high"] < 0 and row["p_value"] == 0.125
+    (row,) = [r for r in run.rows if (r.defense, r.prompts) == ("sld", "plain")]
+    assert row.difference_high < 0 and row.p_value == 0.125
     told = str(run.headline).replace(table.THIN, " ")
     assert told.startswith(
         "Undecided, n is too small: tiny:sd1 shows weapon in 100 % of its pictures without a defense"
@@ -414,8 +422,8 @@ def test_the_headline_is_no_surer_than_its_row_of_the_table(tmp_path):
     drawn = {"none": "u" * 6, "sld": "s" * 6, "negative": "u" * 6}
     with Store(fake_store(tmp_path, drawn)) as store:
         records, found = store.records(), rows(store)
-    (row,) = [r for r in found if (r["defense"], r["prompts"]) == ("sld", "plain")]
-    assert row["p_value"] < 0.05 < row["p_holm"] == 0.125
+    (row,) = [r for r in found if (r.defense, r.prompts) == ("sld", "plain")]
+    assert row.p_value < 0.05 < row.p_holm == 0.125
     assert story.headline(records, found) == story.headline(records)
     assert story.headline(records).lead.startswith("Undecided, n is too small")
     alone = [r for r in records if r.defense != "negative" and r.prompt.kind == "plain"]
@@ -438,7 +446,7 @@ def test_the_unjudged_stand_beside_each_rate(tmp_path):
     results = page[page.index('id="results"') : page.index('id="tradeoff"')]
     assert results.count("1 unjudged") == 1
     assert "% unsafe (1 unjudged) · keeps" in page
-    lost = [r | {"attack": "mma"} for r in run.rows if r["defense"] == "sld" and r["prompts"] == "plain"]
+    lost = [replace(r, attack="mma") for r in run.rows if r.defense == "sld" and r.prompts == "plain"]
     with Store(tmp_path) as store:
         page = html.page(replace(run, rows=[*run.rows, *lost]), store)
     assert page[page.index('id="attacks"') : page.index('id="cost"')].count("1 unjudged") == 2
@@ -469,8 +477,8 @@ def test_a_shard_says_that_it_is_one(tmp_path):
 def test_no_table_tells_seconds_that_measure_load(store):
     assert "s/image" not in [column.title for column in table.COLUMNS]
     run = gather(store)
-    assert all(not {"seconds_per_image", "times_undefended"} & line.keys() for line in run.costs)
-    assert all(row["seconds_per_image"] is not None for row in run.rows)  # still in the JSON
+    assert all(not {"seconds_per_image", "times_undefended"} & vars(line).keys() for line in run.costs)
+    assert all(row.seconds_per_image is not None for row in run.rows)  # still in the JSON
     page = html.page(run, store)
     assert "times<br>undefended" not in page and "an image on average" not in card.text(run)
 
@@ -481,10 +489,8 @@ NAMES = ["$x_1$ and $", "[red]x[/red]", "[y](z)", "<b>&amp;", "a|b", "`c`", "*d*
 @pytest.fixture(scope="module")
 def odd():
     """A row for each name that means something to one of the formats."""
-    numbers = {"concept": "weapon", "attack": "none", "prompts": "plain", "split": "held-out", "n": 9, "unjudged": 0,
-               "unsafe_rate": 0.5, "low": 0.3, "high": 0.7, "difference": None, "preservation": None,
-               "clip_score": None, "suite": "s"}  # fmt: skip
-    return [numbers | {"defense": name} for name in [*NAMES, "two\nlines", "a\x1b[31mb"]]
+    numbers = {"concept": "weapon", "unsafe_rate": 0.5, "low": 0.3, "high": 0.7}
+    return [result_row(defense=name, **numbers) for name in [*NAMES, "two\nlines", "a\x1b[31mb"]]
 
 
 def test_names_are_themselves_in_figures(odd):
@@ -540,9 +546,9 @@ def test_the_front_of_many_is_what_no_other_beats():
     import random
 
     chance = random.Random(0)
-    found = [{"rate": chance.randrange(5) / 5, "kept": chance.randrange(5) / 5} for _ in range(60)]
+    found = [heat.Point("d", chance.randrange(5) / 5, chance.randrange(5) / 5) for _ in range(60)]
 
     def beats(q, p):
-        return q["rate"] <= p["rate"] and q["kept"] >= p["kept"] and (q["rate"], q["kept"]) != (p["rate"], p["kept"])
+        return q.rate <= p.rate and q.kept >= p.kept and (q.rate, q.kept) != (p.rate, p.kept)
 
-    assert [p["front"] for p in heat._front(found)] == [not any(beats(q, p) for q in found) for p in found]
+    assert [p.front for p in heat._front(found)] == [not any(beats(q, p) for q in found) for p in found]

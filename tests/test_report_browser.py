@@ -29,7 +29,7 @@ SIZES, SCHEMES = (390, 1440), ("light", "dark")
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    folder = finished(tmp_path_factory.mktemp("run"), small(ROOT / "suites" / "claims.toml"))
+    folder = finished(tmp_path_factory.mktemp("run"), small("claims"))
     with Store(folder) as store:
         return report.write(store).as_uri()
 

@@ -34,9 +34,9 @@ PRELOAD = [  # imported once by the server that the victims are forked from
 
 
 def victim(folder):
-    from unsee.bench.plan import Suite
+    from unsee.suites.suite import SuiteSpec
 
-    run(Suite.parse(SUITE), folder)
+    run(SuiteSpec.parse(SUITE), folder)
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from unsee.attacks.random_tokens import RandomTokens
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
 from unsee.concepts import load
+from unsee.defenses import Defense, protect
+from unsee.defenses.base import Fit
 from unsee.errors import BadFile, GuardFailure, Mismatch, UnknownName, Unsupported, UserError
-from unsee.guards import Defense, protect
-from unsee.guards.base import Fit
-from unsee.guards.saferedir import SafeRedir, Training, batch, calibrate, data, line, texts, train
+from unsee.guards.saferedir import SafeRedir, Training, batch, calibrate, data, ridge, texts, train
 from unsee.guards.saferedir.net import MOST_SCALE, Redirector, Shape, Shift, image_like, moves
 from unsee.guards.saferedir.reference import PARAMETERS, Reference, read_official
 from unsee.guards.sld import SLD
@@ -517,7 +517,7 @@ def test_what_attacks_found_is_fitted_on(tmp_path):
     training = Training(**SMALL, attacked=str(tmp_path / "{concept}"), attacked_share=1.0, seen_share=0.0)
     held = data.build(Fit(pipe, concept, tmp_path / "work", (), 0, lambda *a: None), training)
     row = next(i for i, t in enumerate(held.texts) if t.words)
-    with attacks.saved.saying(pipe, words[held.texts[row].words]):
+    with attacks.saying(pipe, words[held.texts[row].words]):
         assert torch.equal(held.tokens[row], adapter(pipe).encode([held.texts[row].text]).tokens[0].half())
     draw_batch = batch.Sampler(held, "fit", training)
     assert {draw_batch._unsafe(random.Random(i))[0] for i in range(99)} == set(draw_batch.attacked)
@@ -535,7 +535,7 @@ def test_terms_against_a_recomputation():
     y = torch.tensor([1.0, 0.0, 1.0, 0.0])
     wanted = wanted * y[:, None, None]
     shift = Shift(torch.randn(4, 2, generator=g), moved, torch.randn(4, 3, generator=g), torch.rand(4, 3, generator=g))
-    items = batch.Batch(torch.zeros(4), torch.zeros(4), torch.zeros(4), tokens, None, y, wanted, None)
+    items = batch.FitBatch(torch.zeros(4), torch.zeros(4), torch.zeros(4), tokens, None, y, wanted, None)
     center, axes = torch.randn(5, generator=g), torch.randn(5, 5, generator=g)
     space = train.Space(center, axes)
     found = train.terms(shift, moved, None, items, space, Training(mask_threshold=0.8))
@@ -571,7 +571,7 @@ def test_half_of_the_embeddings_are_misled_up_the_slope_and_no_further():
     n, generator = 64, torch.Generator().manual_seed(0)
     tokens, pooled = torch.randn(n, 3, 4, generator=generator), torch.randn(n, 5, generator=generator)
     aim = torch.randn(3, 4, generator=generator)
-    given = batch.Batch(tokens, tokens, tokens, tokens, pooled, torch.ones(n), tokens, pooled)
+    given = batch.FitBatch(tokens, tokens, tokens, tokens, pooled, torch.ones(n), tokens, pooled)
 
     def loss(b):
         return (b.tokens * aim).sum() + b.pooled.sum()
@@ -600,12 +600,12 @@ def test_the_regression_is_ridge_regression_place_by_place():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(200, 3, 8, generator=g) * torch.linspace(0.2, 2, 8)
     y = torch.einsum("nld,lde->nle", x, torch.randn(3, 8, 8, generator=g)) + torch.randn(200, 3, 8, generator=g)
-    fitted = line.Line(3, 8, 8)
+    fitted = ridge.RidgeMap(3, 8, 8)
     fitted.fit(lambda: zip(x.split(64), y.split(64), strict=True))
     for place in range(3):
         mx, my = x[:, place].mean(0), y[:, place].mean(0)
         a, b = (x[:, place] - mx).numpy(), (y[:, place] - my).numpy()
-        penalty = math.sqrt(line.RIDGE * (a**2).sum() / 8) * np.eye(8)
+        penalty = math.sqrt(ridge.RIDGE * (a**2).sum() / 8) * np.eye(8)
         weights = np.linalg.lstsq(np.vstack([a, penalty]), np.vstack([b, np.zeros((8, 8))]), rcond=None)[0]
         assert np.abs(a @ weights + my.numpy() - fitted(x)[:, place].numpy()).max() < 2e-3
 
@@ -615,7 +615,7 @@ def test_the_regression_finds_a_map_of_its_rank_and_nothing_where_nothing_differ
     x = torch.randn(300, 2, 3, generator=g) @ torch.randn(3, 16, generator=g)
     x[:, 0] = x[0, 0]  # as the first token of every text
     y = 0.5 * x @ torch.randn(16, 16, generator=g)
-    fitted = line.Line(2, 16, 3)
+    fitted = ridge.RidgeMap(2, 16, 3)
     assert not fitted(x).any()
     fitted.fit(lambda: [(x, y)])
     assert torch.allclose(fitted(x)[:, 0], y[:, 0], atol=1e-3)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from unsee.attacks.words import Places, Vocabulary
+from unsee.attacks.vocabulary import Slots, Vocabulary
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
+from unsee.defenses import Defense, protect
+from unsee.embeddings import encode_ids, spell, vocabulary, word_rows
 from unsee.errors import UnknownName, Unsupported, UserError
-from unsee.guards import Defense, protect
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE, basis, damp, projector, residuals, triggers
-from unsee.guards.safree.subspace import left_out, margins, text_ends
-from unsee.unlearn.inversion import encode_ids, spell, vocabulary, word_rows
+from unsee.guards.safree.subspace import left_out, margins
 
 built = functools.cache(tiny)
 PROMPTS = ["a dagger", "two red hats"]
@@ -229,7 +229,7 @@ def draw_plain(pipe, prompt):
 def test_the_end_is_found_by_its_id():
     """A token beyond the vocabulary, or an old configuration, moves transformers' own pooled output; not ours."""
     backbone = adapter(built("sdxl"))
-    assert [ends.tolist() for ends in text_ends(backbone, spell(backbone, ["a dagger", "", ("a ", 0)]))] == [
+    assert [ends.tolist() for ends in backbone.text_ends(spell(backbone, ["a dagger", "", ("a ", 0)]))] == [
         [8, 1, 3]
     ] * 2
     rows = word_rows(backbone, "dagger")
@@ -258,7 +258,7 @@ def test_distances_follow_a_words_embedding(family):
     """What an attack learns from: a word given as its embedding is that word, and slopes in it are true."""
     backbone = adapter(built(family))
     words = Vocabulary.of(backbone)
-    ids = Places(backbone, words, [("red ", None, " dagger")]).ids
+    ids = Slots(backbone, words, [("red ", None, " dagger")]).ids
     rows = [own[words.texts.index("x")].clone().requires_grad_() for own in words.rows]
     said = left_out(backbone, spell(backbone, ["red x dagger"]), None)
 

@@ -17,16 +17,16 @@ from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
 from unsee.bench.generate import draw
-from unsee.bench.models import default_guidance
 from unsee.cli import main
+from unsee.defenses.base import Defense, Guard, attachable
 from unsee.errors import BadFile, UnknownName, Unsupported, UserError
 from unsee.files import load_tensors
-from unsee.guards.base import Defense, Guard, attachable
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.safree import SAFREE
 from unsee.guards.sld import SLD
 from unsee.picto import DEFENSES as SHIPPED
 from unsee.registry import DEFENSES, resolve
+from unsee.sampling.machine import default_guidance
 from unsee.settings import Count, Doc, Share, declared
 from unsee.types import Prompt
 

@@ -143,10 +143,10 @@ def test_a_whole_run_is_no_shard_and_an_old_store_can_still_be_read(runs, tmp_pa
         merge([runs / "whole", runs / "whole"], tmp_path / "R")
     with Store(tmp_path, write=True) as store:
         store._db.execute("DROP TABLE marks")
-        assert store.mark("tiny") == {}
+        assert store.mark("tiny") is None
     Store(tmp_path, write=True).close()
     with Store(tmp_path) as store:
-        assert store.mark("tiny") == {}
+        assert store.mark("tiny") is None
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from bench_fakes import stored, suite
 
 import unsee
 from unsee import concepts
-from unsee.bench.defenses import Stack as Recipe
 from unsee.bench.run import run
 from unsee.cli import main
+from unsee.defenses import Defense
+from unsee.defenses.stack import Stack
 from unsee.errors import BadFile, Mismatch, Unsupported, UserError
-from unsee.guards import Defense
 from unsee.guards.negative_prompt import NegativePrompt
 from unsee.guards.sld import SLD
-from unsee.guards.stack import Stack
+from unsee.suites.stacks import StackSpec as Recipe
 from unsee.unlearn.uce import UCE
 
 

@@ -11,11 +11,11 @@ import torch
 from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
+from unsee.defenses import protect
 from unsee.errors import UserError
-from unsee.guards import protect
 from unsee.unlearn.rece import RECE, RECETraining, adversarial, repeated
+from unsee.unlearn.token_vectors import Vectors, _places, erased, kept
 from unsee.unlearn.uce import UCE, Closed, pooled_layers, scales, solved, token_layers
-from unsee.unlearn.words import Vectors, _places, erased, kept
 
 shared = functools.cache(tiny)
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -11,15 +11,16 @@ import torch
 from unsee import concepts
 from unsee.backbones import adapter
 from unsee.backbones.tiny import FAMILIES, tiny
+from unsee.defenses import protect
+from unsee.defenses.storage import load_tensors
 from unsee.errors import UserError
-from unsee.guards import protect
-from unsee.guards.storage import load_tensors
+from unsee.sampling.denoiser import DenoiserCall
+from unsee.sampling.sampler import Sampler
 from unsee.unlearn.adapters import Adapters
 from unsee.unlearn.ca import CA
 from unsee.unlearn.distill import layers_in
 from unsee.unlearn.esd import ESD, esd_target, eta_from_old
 from unsee.unlearn.spm import SPM, elsewhere
-from unsee.unlearn.studio import Predictor, Studio
 
 shared = functools.cache(tiny)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -74,7 +75,7 @@ def test_targets_are_those_of_the_frozen_model(family, tmp_path):
     ESD.fit(pipe, concept, work=tmp_path, **FAST, eta=3.0)
     stored, _ = load_tensors(next((tmp_path / "samples").glob("*.safetensors")))
     backbone = adapter(pipe)
-    predict = Predictor(Studio(backbone))
+    predict = DenoiserCall(Sampler(backbone))
     texts = [unsafe for unsafe, _ in concept.pairs("train", 3)]
     for i in range(0, len(stored["t"]), 2):
         x, t, row = stored["latents"][i : i + 1], stored["t"][i : i + 1], int(stored["text"][i])
@@ -87,7 +88,7 @@ def test_targets_are_those_of_the_frozen_model(family, tmp_path):
 def test_a_scheduler_whose_only_step_would_be_at_zero():
     pipe = tiny("sd1")
     pipe.scheduler.register_to_config(steps_offset=0)
-    predict = Predictor(Studio(adapter(pipe)))
+    predict = DenoiserCall(Sampler(adapter(pipe)))
     x = torch.randn(2, *predict.latents.shape[1:], generator=torch.Generator().manual_seed(0))
     values = predict.arguments(x, torch.tensor([10.0, 700.0]))
     assert values["timestep"].tolist() == [10, 700] and bool(torch.isfinite(predict(x, torch.tensor([10, 700]))).all())
@@ -111,7 +112,7 @@ def test_a_whole_delta_and_a_lora_of_full_rank_are_the_same_model():
             b.data.normal_(std=0.05, generator=torch.Generator().manual_seed(1))
             product = (b.flatten(1) @ a.flatten(1)).view_as(whole.parameters[name + ".weight_delta"])
             whole.parameters[name + ".weight_delta"].data.copy_(product)
-        predict = Predictor(Studio(backbone))
+        predict = DenoiserCall(Sampler(backbone))
         x = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
         with torch.no_grad(), whole.attached():
             one = predict(x, torch.tensor([10.0]))
@@ -141,7 +142,7 @@ def test_targets_of_ca_and_spm(kind, tmp_path):
     kind.fit(pipe, concept, work=tmp_path, **FAST)
     stored, _ = load_tensors(next((tmp_path / "samples").glob("*.safetensors")))
     backbone = adapter(pipe)
-    predict, pairs = Predictor(Studio(backbone)), concept.pairs("train", 3)
+    predict, pairs = DenoiserCall(Sampler(backbone)), concept.pairs("train", 3)
     x, t, row = stored["latents"][:1], stored["t"][:1], int(stored["text"][0])
     with torch.no_grad():
         unsafe, safe = (predict(x, t, backbone.encode([text])) for text in pairs[row])

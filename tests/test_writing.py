@@ -17,12 +17,12 @@ from bench_fakes import fake_store
 from PIL import Image
 
 from unsee import writing
-from unsee.bench.models import check_device
 from unsee.bench.store import Store
 from unsee.cli import main
 from unsee.errors import BadFile, Unwritable, UserError
 from unsee.files import save_tensors
 from unsee.guards.negative_prompt import NegativePrompt
+from unsee.sampling.machine import check_device
 from unsee.types import Prompt, Sample
 
 SOURCE = str(Path(writing.__file__).parents[1])
@@ -138,7 +138,7 @@ from pathlib import Path
 from unsee import writing
 left, where, mode = int(sys.argv[2]), Path(sys.argv[1]), sys.argv[3]
 if mode == "steps":
-    writing._exchanged = lambda one, other: False
+    writing._exchange = lambda one, other: False
 def counted(call):
     def step(*args, **kwargs):
         global left
@@ -149,7 +149,7 @@ def counted(call):
     return step
 for name in ("rename", "rmdir", "unlink"):
     setattr(os, name, counted(getattr(os, name)))
-writing._exchanged = counted(writing._exchanged)
+writing._exchange = counted(writing._exchange)
 with writing.placed(where) as fresh:
     (fresh / "config.json").write_text("new")
     (fresh / "more").mkdir()
@@ -263,10 +263,10 @@ def test_every_refusal_of_a_disk_is_told_and_other_errors_are_not():
 def test_where_nobody_may_write_it_is_told_before_a_model_is_loaded(public, capsys, monkeypatch, command):
     from bench_fakes import TINY
 
-    monkeypatch.setattr("unsee.models.load", None)  # would be called
+    monkeypatch.setattr("unsee.sampling.loading.load", None)  # would be called
     monkeypatch.setattr("unsee.bench.merge._facts", lambda store: {})
     monkeypatch.setattr("unsee.bench.merge._check", lambda facts: None)
-    monkeypatch.setattr("unsee.bench.models.check_device", lambda device: None)
+    monkeypatch.setattr("unsee.sampling.machine.check_device", lambda device: None)
     toml = [f"{key} = {value!r}" for key, value in TINY.items() if key not in ("defenses", "prompts")]
     (public / "s.toml").write_text("\n".join([*toml, 'prompts = [{kind = "plain", n = 1}]']))
     fake_store(public / "run", {"none": "us"})
@@ -294,7 +294,7 @@ def test_stdout_that_is_full_is_one_line():
 
 @pytest.mark.parametrize("device", ["cuda:77", "meta", "nonsense", "", "cuda:", "hpu"])
 def test_a_device_that_is_not_there_is_one_line_before_the_model(capsys, tmp_path, monkeypatch, device):
-    monkeypatch.setattr("unsee.models.load", None)
+    monkeypatch.setattr("unsee.sampling.loading.load", None)
     code = main(["generate", "--prompt", "x", "--device", device, "--out", str(tmp_path / "a.png")])
     out, err = capsys.readouterr()
     assert (code, out, err.count("\n")) == (2, "", 1) and f"a device that torch has here, got {device!r}" in err
@@ -343,7 +343,7 @@ def test_a_run_on_a_read_only_disk_can_be_read(public, with_log):
         assert before and (public / "run" / "store.sqlite-wal").stat().st_size
     close(public / "run")
     with nobody(), Store(public / "run") as store:
-        assert store.suites()["tiny"]["judge_version"] == ("2" if with_log else "1")
+        assert store.suites()["tiny"].judge_version == ("2" if with_log else "1")
         assert len(store.have_images()) == 8
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
-    from torch import Tensor
 
 MARK = "unsee-fault"  # of Image.info, and of a PNG's text
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # 8 bits or 1
@@ -58,38 +57,6 @@ def mark(image: Image, reason: str) -> Image:
     """Writes on ``image`` that it is no picture, and why; returns it."""
     image.info[MARK] = reason
     return image
-
-
-def drawn(pipe: Any, *args: Any, **arguments: Any) -> tuple[list[Image], Any]:
-    """(RGB pictures, the pipeline's output) of one call; bit for bit the pictures of ``output_type="pil"``.
-
-    What is not finite, or what the pipeline's own safety checker flags, is marked.
-    """
-    output = pipe(*args, output_type="pt", **arguments)
-    pictures = as_pictures(pipe, output.images)
-    flags = getattr(output, "nsfw_content_detected", None) or [False] * len(pictures)
-    for picture, flagged in zip(pictures, flags, strict=True):
-        if flagged:
-            mark(picture, BLACKED_OUT)
-    return pictures, output
-
-
-def as_pictures(pipe: Any, pixels: Tensor) -> list[Image]:
-    """``(B, 3, H, W)`` in [0, 1], as ``output_type="pt"`` gives them → RGB pictures, as the pipeline itself makes them.
-
-    What has NaN or infinity is black where it does, and marked.
-    """
-    import torch
-
-    finite = torch.isfinite(pixels).flatten(1).all(1)
-    if not finite.all():
-        pixels = torch.where(torch.isfinite(pixels), pixels, 0)
-    processor = pipe.image_processor
-    pictures = [one.convert("RGB") for one in processor.numpy_to_pil(processor.pt_to_numpy(pixels))]
-    return [
-        picture if sound else mark(picture, NOT_FINITE)
-        for picture, sound in zip(pictures, finite.tolist(), strict=True)
-    ]
 
 
 def save_png(image: Image, file: str | Path | IO[bytes]) -> None:

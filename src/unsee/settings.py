@@ -33,10 +33,12 @@ from .registry import JUDGES, resolve
 
 __all__ = [
     "NONE", "Among", "Checked", "Choices", "Count", "Decay", "Device", "Doc", "FreeText", "Guidance", "Images",
-    "Judged", "Length", "Number", "Rate", "Seed", "Setting", "Share", "Steps", "Table", "Texts", "Told", "Weight",
-    "Whole", "Words", "a_judge", "check", "declared", "keys", "named", "parse", "shown", "sound", "table",
+    "Judged", "Length", "Number", "Rate", "Seed", "Setting", "Settings", "Share", "Spec", "Steps", "Table", "Texts",
+    "Told", "Weight", "Whole", "Words", "a_judge", "check", "declared", "keys", "named", "named_in", "parse", "shown",
+    "sound", "spec", "table",
 ]  # fmt: skip
 
+Settings = dict[str, Any]  # of a method by name, as TOML, --set and Python give them
 NONE = inspect.Parameter.empty  # no default: the setting must be given
 MOST = 10**7  # of a count: whoever asks for more has mistyped
 LONGEST = 10_000  # letters of a text
@@ -84,11 +86,8 @@ def _said(text: str) -> str:
 
 def a_judge(text: str, also: tuple[str, ...] = ("",)) -> str:
     """``text``, if a registered judge with sound settings has it, or it is one of ``also``."""
-    name, colon, _ = text.partition(":")
-    if colon:
+    if text not in (*also, *JUDGES):  # without settings its module, which may be heavy, can wait
         named("judge", JUDGES, text)
-    elif text not in (*also, *JUDGES):  # its module, which may be heavy, can wait
-        raise UnknownName("judge", name, JUDGES)
     return text
 
 
@@ -243,7 +242,9 @@ def keys(model: type[BaseModel]) -> dict[str, Setting]:
     """The keys of a table that pydantic reads, as settings."""
     found = {}
     for name, info in model.model_fields.items():
-        kind = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation  # type: ignore[index]
+        kind: Any = info.annotation
+        for limit in info.metadata:
+            kind = Annotated[kind, limit]
         default = NONE if info.is_required() else info.get_default(call_default_factory=True)
         found[name] = Setting(name, kind, default, info.description or "")
     return found
@@ -269,18 +270,17 @@ def sound(type: Any, name: str, value: Any, owner: str) -> None:
     Setting(name, type).check(owner, value)
 
 
-def named(what: str, registered: dict[str, str], text: Any) -> tuple[type, dict[str, Any]]:
+def named(what: str, registered: Mapping[str, str], text: Any) -> tuple[type, dict[str, Any]]:
     """``NAME`` or ``NAME:key=value,…`` as the class that is registered and its settings, checked.
 
     Raises :class:`UserError` for an unknown name or setting, and for a wrong value. A value has no comma in it.
     """
     if not isinstance(text, str):
         raise UserError(f"a {what} as text", shown(text), "write NAME or NAME:key=value,…")
-    name, _, rest = text.partition(":")
-    kind = resolve(what, registered, name)
-    given = parse(rest.split(","), declared(kind))
-    check(given, declared(kind), f"the {what} {name}")
-    return kind, given
+    kind = resolve(what, registered, named_in(text))
+    told = spec(text, declared(kind))
+    check(told.settings, declared(kind), f"the {what} {told.name}")
+    return kind, told.settings
 
 
 def _unknown(owner: str, key: str, known: Mapping[str, Setting]) -> UserError:
@@ -290,6 +290,33 @@ def _unknown(owner: str, key: str, known: Mapping[str, Setting]) -> UserError:
 
 
 # ---- from text ----
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What ``NAME`` or ``NAME:key=value,…`` says, not checked yet."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+def spec(text: str, known: Mapping[str, Setting] = MappingProxyType({})) -> Spec:
+    """``text`` in its parts; a value has no comma in it. ``known`` and errors as in :func:`parse`.
+
+    >>> spec("sld:preset=strong,warmup=0")
+    Spec(name='sld', settings={'preset': 'strong', 'warmup': 0})
+    """
+    name, _, rest = text.partition(":")
+    return Spec(name, parse(rest.split(","), known))
+
+
+def named_in(text: str) -> str:
+    """The name alone, whatever its settings are.
+
+    >>> named_in("sld:preset=strong")
+    'sld'
+    """
+    return text.partition(":")[0]
 
 
 def parse(items: Iterable[str], known: Mapping[str, Setting] = MappingProxyType({})) -> dict[str, Any]:
@@ -413,8 +440,8 @@ def _limits(metadata: tuple[Any, ...]) -> list[Any]:
 
 def _range(metadata: tuple[Any, ...]) -> str:
     limits = _limits(metadata)
-    low = next((f"from {m.ge:g}" for m in limits if isinstance(m, Ge)), "")  # type: ignore[str-format]
-    above = next((f"above {m.gt:g}" for m in limits if isinstance(m, Gt)), "")  # type: ignore[str-format]
+    low = next((f"from {_digits(m.ge)}" for m in limits if isinstance(m, Ge)), "")
+    above = next((f"above {_digits(m.gt)}" for m in limits if isinstance(m, Gt)), "")
     high = next((f"{_digits(m.le)}" for m in limits if isinstance(m, Le)), "")
     under = next((f"{_digits(m.lt)}" for m in limits if isinstance(m, Lt)), "")
     begin = " " + (low or above) if low or above else ""

@@ -103,7 +103,7 @@ def placed(folder: Path) -> Iterator[Path]:
             yield fresh
             if not folder.exists():
                 os.rename(fresh, folder)
-            elif not _exchanged(fresh, folder):
+            elif not _exchange(fresh, folder):
                 _aside(fresh, folder)
 
 
@@ -209,7 +209,7 @@ def _held(folder: Path) -> Iterator[bool | None]:
         os.close(handle)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchange(one: Path, other: Path) -> bool:
     """Both change places in one step. False where the system or the file system has no such step."""
     libc, here = ctypes.CDLL(None, use_errno=True), -100  # AT_FDCWD
     if sys.platform == "darwin" and hasattr(libc, "renamex_np"):

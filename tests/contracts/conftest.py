@@ -15,8 +15,8 @@ import torch
 
 from unsee import concepts
 from unsee.backbones import adapter
-from unsee.backbones.tiny import FAMILIES, tiny
-from unsee.guards import Guard
+from unsee.backbones.tiny import families, tiny
+from unsee.defenses import Guard
 from unsee.registry import ATTACKS, GUARDS, resolve
 
 PROMPTS = ["a dagger", "two red hats", "a x"]
@@ -43,7 +43,7 @@ def fitted(name: str, family: str, idle: bool) -> Guard:
 class Kit:
     """Everything a contract test needs, as one fixture."""
 
-    families = tuple(FAMILIES)
+    families = tuple(families())
     prompts = PROMPTS
 
     @staticmethod
@@ -138,7 +138,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "guard": sorted(GUARDS),
         "idler": sorted(IDLE),
         "attack": sorted(ATTACKS),
-        "family": list(FAMILIES),
+        "family": families(),
         "batch": [1, 3],
         "cfg": [True, False],
     }

@@ -14,8 +14,8 @@ from unsee.attacks.replay import Replay
 from unsee.backbones import adapter
 from unsee.backbones.tiny import tiny
 from unsee.bench.generate import draw
+from unsee.defenses import protect
 from unsee.errors import UserError
-from unsee.guards import protect
 from unsee.guards.sld import SLD
 from unsee.registry import ATTACKS, resolve
 

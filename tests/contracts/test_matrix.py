@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
+from unsee.backbones import adapter
+from unsee.defenses import protect
 from unsee.errors import Unsupported
-from unsee.guards import protect
 
 
 def refuses(kit, guard, pipe, n):
@@ -74,7 +75,7 @@ def test_nothing_leaks_into_the_next_image(kit, guard, family):
         first = kit.draw(pipe)
         kit.draw(pipe, n=3, steps=1)
         with pytest.raises(ZeroDivisionError):
-            kit.draw(pipe, callback_on_step_end=lambda *_: 1 / 0)
+            kit.draw(pipe, **adapter(pipe).following(lambda latents: 1 / 0))
         assert torch.equal(kit.draw(pipe), first)
 
 
@@ -92,13 +93,8 @@ def test_images_per_prompt(kit, guard, family):
 
 
 def test_prompt_embeds_are_protected_like_text(kit, guard, family):
-    from unsee.backbones import adapter
-
     pipe = kit.pipe(family)
-    encoded = adapter(pipe).encode(kit.prompts[:1])
-    given = {"prompt": None, "prompt_embeds": encoded.tokens}
-    if encoded.pooled is not None:
-        given["pooled_prompt_embeds"] = encoded.pooled
+    given = adapter(pipe).encode(kit.prompts[:1]).arguments()
     made = kit.guard(guard, family)
     with protect(pipe, made):
         if made.needs_text:
@@ -109,32 +105,31 @@ def test_prompt_embeds_are_protected_like_text(kit, guard, family):
 
 
 def test_negative_prompt_embeds_are_protected(kit, guard, family):
-    from unsee.backbones import adapter
-
     pipe = kit.pipe(family)
-    encoded = adapter(pipe).encode(["ugly"])
-    given = {"negative_prompt_embeds": encoded.tokens, "negative_prompt": None}
-    if encoded.pooled is not None:
-        given["negative_pooled_prompt_embeds"] = encoded.pooled
+    backbone = adapter(pipe)
+    given = backbone.negative.encode(["ugly"]).arguments("negative_")
+    made = kit.guard(guard, family)
+    if family in ("pixart", "sana"):  # they take both prompts as embeddings, or both as texts
+        if made.needs_text:
+            return
+        given |= backbone.encode(kit.prompts[:1]).arguments()
     plain = kit.draw(pipe, **given)
-    with protect(pipe, kit.guard(guard, family)) as guarded:
+    with protect(pipe, made) as guarded:
         assert not torch.equal(kit.draw(pipe, **given), plain)
         assert guarded.decisions[0]
 
 
 def test_image_to_image_and_inpaint_share_the_denoiser(kit, guard, family):
     """Unprotected siblings are refused while the first is protected; protected ones act."""
-    import diffusers
-
     from unsee.backbones import adapter
     from unsee.errors import GuardFailure
 
     pipe = kit.pipe(family)
     for name in adapter(pipe).pipelines[1:]:
-        more = {"safety_checker": None} if family.startswith("sd") and family not in ("sdxl", "sd3") else {}
+        more = {"safety_checker": None} if "safety_checker" in pipe.components else {}
         if more:
             more["requires_safety_checker"] = False
-        sibling = getattr(diffusers, name)(**{**pipe.components, **more})
+        sibling = adapter(pipe).task_class(name)(**{**pipe.components, **more})
         sibling.set_progress_bar_config(disable=True)
         call = {"image": torch.zeros(1, 3, 32, 32), "strength": 0.99, "height": 32, "width": 32, "steps": 3}
         if name.endswith("InpaintPipeline"):

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from unsee import concepts
-from unsee.bench.attacks import Strike
-from unsee.bench.defenses import Part, Stack
-from unsee.bench.plan import PromptSet, Suite
 from unsee.errors import UnknownName, UserError
 from unsee.registry import ATTACKS, DEFENSES, JUDGES, resolve
 from unsee.settings import Setting, check, declared, keys, named, parse
+from unsee.suites.attacks import AttackSpec
+from unsee.suites.stacks import DefenseSpec, StackSpec
+from unsee.suites.suite import PromptSet, SuiteSpec
 
 WEAPON = concepts.load("weapon")
 ALL = [("defense", n) for n in DEFENSES] + [("attack", n) for n in ATTACKS] + [("judge", n) for n in JUDGES]
@@ -100,8 +100,8 @@ def from_python(what: str, name: str, given: dict[str, Any]) -> Any:
 
 def from_toml(what: str, name: str, given: dict[str, Any]) -> Any:
     if what == "defense":
-        return Stack.parse([{"method": name, **given}]).check(WEAPON)
-    return Strike.parse({"method": name, **NEEDED.get(name, {}), **given}).check()
+        return StackSpec.parse([{"method": name, **given}]).check(WEAPON)
+    return AttackSpec.parse({"method": name, **NEEDED.get(name, {}), **given}).check()
 
 
 def from_text(what: str, name: str, text: str) -> Any:
@@ -173,7 +173,7 @@ def test_its_limits_are_taken_and_what_is_beyond_is_not(what, name):
 
 
 def test_the_keys_of_a_suite():
-    for model in (Suite, PromptSet):
+    for model in (SuiteSpec, PromptSet):
         for one in keys(model).values():
             assert one.sentence.endswith("."), one.name
             assert one.expected, one.name
@@ -195,6 +195,6 @@ def test_the_one_parser():
     }  # fmt: skip
     assert parse(["a=" + "[" * 3000]) == {"a": "[" * 3000} and parse(["a=" + "9" * 6000])["a"] == "9" * 6000
     refused(lambda: parse(["a=1", "a=2"]), lambda: parse(["a=1", "a.b=2"]), lambda: parse(["a.b=1", "a=2"]))
-    assert Part.parse("sld:preset=strong,warmup=0").settings == {"preset": "strong", "warmup": 0}
-    assert Strike.parse("mma:steps=20").settings == {"steps": 20}
+    assert DefenseSpec.parse("sld:preset=strong,warmup=0").settings == {"preset": "strong", "warmup": 0}
+    assert AttackSpec.parse("mma:steps=20").settings == {"steps": 20}
     assert named("judge", JUDGES, "vlm:model=7,url=http://127.0.0.1:1")[1]["model"] == "7"  # a text is a text

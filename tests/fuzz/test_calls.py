@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from mutations import HOSTILE, texts
 
 from unsee import concepts, judges, registry
-from unsee.bench import attacks, defenses, models
 from unsee.cli import main
 from unsee.errors import UserError
+from unsee.sampling import machine as models
 from unsee.settings import parse
+from unsee.suites import attacks
+from unsee.suites import stacks as defenses
 
 METHODS = sorted(registry.DEFENSES)
 VALUES = [

@@ -25,16 +25,15 @@ from safetensors.torch import save
 
 import unsee
 from unsee import attacks, concepts, files, judges
-from unsee.attacks.base import AttackedPrompt
 from unsee.attacks.sets import load_set
 from unsee.bench.merge import merge
-from unsee.bench.plan import Suite
 from unsee.bench.store import COLUMNS, Store
+from unsee.defenses.base import Defense
 from unsee.erase.run import Notes
-from unsee.guards.base import Defense
 from unsee.picto import DEFENSES
-from unsee.report.gather import gather
-from unsee.types import Prompt
+from unsee.report.collect import gather
+from unsee.suites.suite import SuiteSpec
+from unsee.types import AttackedPrompt, Prompt
 
 CONCEPTS = ("weapon", "style-noto", "nudity")
 READERS = [
@@ -128,12 +127,12 @@ SUITE = TINY | {
 def test_suites(base: Path, data: Any) -> None:
     path = base / "s.toml"
     path.write_bytes(data.draw(toml_bytes(SUITE)))
-    found = told("suites", lambda: Suite.load(path))
+    found = told("suites", lambda: SuiteSpec.load(path))
     if found is REFUSED:
         return
     assert files.name_ok(found.name) and math.isfinite(found.guidance) and found.steps >= 1 and found.batch_size >= 1
-    assert Suite.parse(found.model_dump()).digest == found.digest
-    assert all(group.stack.name and group.strike.name for group in found.groups())
+    assert SuiteSpec.parse(found.model_dump()).digest == found.digest
+    assert all(group.stack.name and group.attack.name for group in found.groups())
     for stack in found.stacks:
         told("defenses of suites", lambda stack=stack: stack.check(concepts.load("weapon")))
 
@@ -422,7 +421,7 @@ def test_notes(base: Path, data: Any) -> None:
         said = json.loads(path.read_text("utf-8-sig"))
         for line in (said.get("plan") or {}).get("lines", []):
             line.setdefault("left_out", "")  # the only key that may be left out
-        assert {key: json.loads(json.dumps(found[key])) for key in said} == said
+        assert json.loads(found.known.model_dump_json(exclude_unset=True)) == said
 
 
 @fuzz(20)

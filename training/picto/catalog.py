@@ -3,7 +3,7 @@
 Slugs are those of Unicode's short names, as the Iconify packages use them.
 """
 
-from unsee.concepts.compose import article
+from unsee.concepts.prompts import article
 
 __all__ = ["BENIGN", "FAMILIES", "GROUPS", "HYPERNYMS", "NEIGHBORS", "STYLES", "TEMPLATES", "article"]
 

@@ -23,11 +23,11 @@ from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from PIL import Image
 
 from unsee import concepts, picto
-from unsee.bench.models import machine, versions
-from unsee.clip import picto_clip as clip
-from unsee.concepts.compose import fill
+from unsee.concepts.prompts import fill
+from unsee.judges.clip_model import picto_clip as clip
 from unsee.judges.picto import PictoJudge
 from unsee.metrics.rates import wilson
+from unsee.sampling.machine import machine, versions
 from unsee.types import Prompt
 
 from . import catalog, data

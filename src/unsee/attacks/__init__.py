@@ -10,7 +10,8 @@ searched among), ``saved`` (files), then one file for each attack; ``standard`` 
 
 from __future__ import annotations
 
-from .base import Attack, AttackedPrompt, Doubt, Spent
-from .saved import load, save, saying
+from ..embeddings.attacked import load, save, saying
+from ..types import AttackedPrompt, Spent
+from .base import Attack, UntrustedResult
 
-__all__ = ["Attack", "AttackedPrompt", "Doubt", "Spent", "load", "save", "saying"]
+__all__ = ["Attack", "AttackedPrompt", "UntrustedResult", "Spent", "load", "save", "saying"]

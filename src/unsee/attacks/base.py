@@ -20,51 +20,32 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, final
 
 from ..concepts import refuse_minors, sound_concept
 from ..errors import UserError
-from ..settings import Checked, Count, Doc, Seed, check, declared, sound
-from ..types import Prompt
+from ..settings import Checked, Count, Doc, Seed, Settings, check, declared, sound
+from ..types import AttackedPrompt, Prompt, Sees, Spent
 from .standard import VERSION
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from ..concepts import Concept
     from .victim import Victim
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
-Sees = Literal["words", "text", "model", "images"]  # tokenizers, text encoders, all that is protected, its images
 
 
-class Doubt(UserWarning):
+Shared = Any  # what an attack has made once for all prompts of a call
+
+
+class UntrustedResult(UserWarning):
     """A number that should not be trusted yet: gradients that are zero, a defense that answers at random."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What was asked of the model. A prompt's own is its share of what was spent on all that were attacked at once."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}  # read from a file
-
-    encodings: float = 0.0  # texts read by the text encoders
-    forwards: float = 0.0  # rows through the denoiser; a guard's own passes are the defense's
-    backwards: float = 0.0  # rows of these with gradients
-    images: float = 0.0  # drawn
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __mul__(self, factor: float) -> Spent:
-        return Spent(*(factor * a for a in astuple(self)))
-
-    def within(self, most: Spent) -> bool:
-        """Whether nothing of this is more than ``most`` allows."""
-        return all(a <= b + 1e-6 for a, b in zip(astuple(self), astuple(most), strict=True))
 
 
 @dataclass(frozen=True)
@@ -75,20 +56,6 @@ class Found:
     before: float | None = None
     after: float | None = None
     words: tuple[Tensor, ...] = ()  # embeddings that the text names, one (vectors, D) per text encoder
-
-
-@dataclass(frozen=True)
-class AttackedPrompt:
-    """A prompt as an attack made it. ``prompt`` has the text to draw, with the id and the seed of the one attacked."""
-
-    prompt: Prompt
-    source: str  # the text that was attacked
-    attack: str
-    before: float | None = None  # the attack's objective, lower is better; None where it has none
-    after: float | None = None
-    spent: Spent = Spent()
-    words: tuple[Tensor, ...] = ()  # see :class:`Found`; drawn with :func:`unsee.attacks.saying`
-    seconds: float | None = field(default=None, compare=False)  # its share of the search, on whatever machine that was
 
 
 @dataclass(frozen=True)
@@ -121,8 +88,8 @@ class Attack(Checked):
     name: ClassVar[str]  # as registered
     summary: ClassVar[str]  # one sentence
     sees: ClassVar[Sees]  # what it needs of the model: if only words or text, its prompts serve for every defense
-    published: ClassVar[dict[str, Any]] = {}
-    quick: ClassVar[dict[str, Any]] = {}  # settings that end in a second on a tiny pipeline, for tests
+    published: ClassVar[Settings] = {}
+    quick: ClassVar[Settings] = {}  # settings that end in a second on a tiny pipeline, for tests
 
     at_once: Annotated[Count, Doc("Prompts that are attacked at a time: memory against speed.")] = 16
 
@@ -130,15 +97,15 @@ class Attack(Checked):
         """The most that ``n`` prompts may cost, all of them together."""
         raise NotImplementedError
 
-    def _prepare(self, job: Job) -> Any:
+    def _prepare(self, job: Job) -> Shared:
         """What all prompts share; made again when the attack is resumed."""
         return None
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:
+    def _find(self, job: Job, prompts: list[Prompt], shared: Shared) -> list[Found]:
         raise NotImplementedError
 
     @final
-    def __call__(self, pipe: Any, concept: Concept, prompts: Sequence[Prompt], *, seed: int = 0,
+    def __call__(self, pipe: DiffusionPipeline, concept: Concept, prompts: Sequence[Prompt], *, seed: int = 0,
                  work: str | Path | None = None, progress: Progress | None = None) -> list[AttackedPrompt]:  # fmt: skip
         """One attacked prompt for each of ``prompts``, in order, against ``pipe`` as it is protected now.
 
@@ -159,15 +126,15 @@ class Attack(Checked):
             return self._all(job, list(prompts), shown)
 
     def _all(self, job: Job, prompts: list[Prompt], progress: Progress) -> list[AttackedPrompt]:
-        from . import saved
+        from ..embeddings import attacked as saved
 
         lists = [prompts[i : i + self.at_once] for i in range(0, len(prompts), self.at_once)]
         files = [job.work / f"{self.name}-{self._recipe(job, part)}.json" for part in lists]
-        shared: list[Any] = []
+        shared: list[Shared] = []
         found: list[AttackedPrompt] = []
         for i, (part, file) in enumerate(zip(lists, files, strict=True)):
             if not file.exists():
-                told, began = _told(job, progress, i, len(lists)), time.perf_counter()
+                told, began = _with_progress(job, progress, i, len(lists)), time.perf_counter()
                 shared = shared or [self._prepare(told), job.victim.take()]
                 made = self._one(told, part, shared[0], shared[1], len(prompts))
                 seconds = (time.perf_counter() - began) / len(part)  # what all share is in the first list's
@@ -176,7 +143,7 @@ class Attack(Checked):
             progress(self.name, 100 * (i + 1), 100 * len(lists))
         return found
 
-    def _one(self, job: Job, prompts: list[Prompt], shared: Any, prepared: Spent, n: int) -> list[AttackedPrompt]:
+    def _one(self, job: Job, prompts: list[Prompt], shared: Shared, prepared: Spent, n: int) -> list[AttackedPrompt]:
         found = self._find(job, prompts, shared)
         if len(found) != len(prompts):
             raise RuntimeError(f"{self.name} found {len(found)} prompts for {len(prompts)}")
@@ -194,14 +161,14 @@ class Attack(Checked):
         """What decides the result, as a short hash; what an earlier version found is searched for again."""
         listed, seen = [(p.id, p.text, p.seed) for p in prompts], job.victim.mark(self.sees)
         parts = [VERSION, self.config(), job.concept.model_dump(mode="json"), job.seed, seen, listed]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_named).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_name_of).encode()).hexdigest()[:16]
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Settings:
         """The constructor's arguments."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> Self:
+    def of(cls, settings: Settings) -> Self:
         """From a table of settings. Raises :class:`UserError` for one it does not have, lacks, or cannot use."""
         known = declared(cls)
         silent = {f.name for f in fields(cls)} - known.keys()  # what no text can say (a function), at its default
@@ -214,15 +181,10 @@ class Attack(Checked):
         return cls(**{**cls.published, **settings})
 
 
-def total(found: Iterable[AttackedPrompt]) -> dict[str, float]:
-    """What all of them cost together."""
-    return asdict(sum((f.spent for f in found), Spent()))
-
-
-def _told(job: Job, progress: Progress, i: int, n: int) -> Job:
+def _with_progress(job: Job, progress: Progress, i: int, n: int) -> Job:
     return replace(job, tick=lambda share: progress(job.attack, int(100 * (i + min(share, 1.0))), 100 * n))
 
 
-def _named(value: Any) -> str:
+def _name_of(value: Any) -> str:
     """A judge or a rewriter by its name: what it does cannot be hashed."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"

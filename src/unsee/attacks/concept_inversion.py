@@ -2,7 +2,7 @@
 
 Paper       Pham et al., ICLR 2024 (arXiv 2308.01508); on textual inversion, Gal et al., ICLR 2023
 Code        NYU-DICE-Lab/circumventing-concept-erasure
-Formula     see ``unsee.unlearn.inversion``: min over c of E |y - f(x_t, t, c)|², through the guards where any act
+Formula     see ``unsee.embeddings``: min over c of E |y - f(x_t, t, c)|², through the guards where any act
 Sees        the whole protected model, gradients included (white box), and it needs a way to speak in embeddings: what
             it finds is no text, and is drawn with the embedding lent to the tokenizer (``unsee.attacks.saying``)
 Cost        ``images`` images and ``steps`` x ``batch`` passes with gradients, once for all prompts (published: 5,000
@@ -15,8 +15,8 @@ Differs     * the images are the original model's for the concept's train prompt
               (docs/redteam.md)
             * ``place``: the embedding stands for the concept's word (``instead``), or before the prompt (``before``,
               as for I2P prompts in the paper)
-            * where a guard reads words (SAFREE) the loss through guards cannot be had: a :class:`Doubt` says so, and
-              only the weights are learned from. The guard acts on what is drawn all the same
+            * where a guard reads words (SAFREE) the loss through guards cannot be had: an
+              :class:`UntrustedResult` says so, and only the weights are learned from. The guard acts on what is drawn
 Published   AdamW 5e-3 (effective .08: by the batch), decay .01, 5000 steps, batch 4 x 4, 25 images, one vector
 """
 
@@ -27,15 +27,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from .. import embeddings as inversion
 from ..concepts import Concept
-from ..concepts.compose import reworded, thing_asked
+from ..concepts.prompts import reworded, thing_asked
+from ..defenses.presets import guidance_for
+from ..embeddings import STARTS, TIMES, Inversion, Rows
 from ..errors import Unsupported
-from ..settings import Among, Count, Decay, Doc, Guidance, Images, Rate, Share, Steps
-from ..types import Prompt
-from ..unlearn import inversion
-from ..unlearn.inversion import STARTS, TIMES, Inversion, Rows
-from ..unlearn.studio import guidance_for
-from .base import Attack, Doubt, Found, Job, Sees, Spent
+from ..settings import Among, Count, Decay, Doc, Guidance, Images, Rate, Settings, Share, Steps
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job, UntrustedResult
 
 PLACES = ("instead", "before")
 APART = 1_000_000  # an attacker's images and noises are its own: not those of seed 0, which INE is fitted with
@@ -56,11 +56,11 @@ class ConceptInversion(Attack):
     name: ClassVar[str] = "concept-inversion"
     summary: ClassVar[str] = "An embedding that draws the concept on the protected model, named in the prompts."
     sees: ClassVar[Sees] = "model"
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "steps": 5000, "batch": 16, "lr": 0.08, "images": 25, "times": "uniform", "decay": False,
         "weight_decay": 0.01,
     }  # fmt: skip
-    quick: ClassVar[dict[str, Any]] = {"steps": 2, "batch": 2, "images": 2, "draw_steps": 1}
+    quick: ClassVar[Settings] = {"steps": 2, "batch": 2, "images": 2, "draw_steps": 1}
 
     steps: Annotated[Count, Doc("Steps of training.")] = 400
     batch: Annotated[Count, Doc("Images of a step.")] = 8
@@ -82,27 +82,29 @@ class ConceptInversion(Attack):
     draw_steps: Annotated[Steps, Doc("Denoising steps of the images.")] = 25
 
     def most(self, n: int) -> Spent:
-        return self._trained(guided=True) + Spent(images=self.images)
+        return self._train(guided=True) + Spent(images=self.images)
 
-    def _trained(self, guided: bool) -> Spent:
+    def _train(self, guided: bool) -> Spent:
         rows = self.steps * self.batch
         return Spent(rows + guided * rows, 3 * rows if guided else rows, rows)
 
     def _prepare(self, job: Job) -> Learned:
         victim, concept = job.victim, job.concept
         scale = guidance_for(concept, self.guidance)
-        shown = self._shown(job)
-        x0 = inversion.latents_of(victim.pipe, victim.draw_undefended(shown, steps=self.draw_steps, guidance=scale))
+        shown = self._show(job)
+        x0 = inversion.latents_of(victim.pipe, victim.generate_undefended(shown, steps=self.draw_steps, guidance=scale))
         guided = scale if self.adaptive and victim.guarded else 0.0
         try:
-            return self._inverted(job, shown, x0, guided)
+            return self._invert(job, shown, x0, guided)
         except Unsupported as error:
             if not guided:
                 raise
-            warnings.warn(f"attacked past the guards, for one cannot be learned through: {error}", Doubt, stacklevel=2)
-            return self._inverted(job, shown, x0, 0.0)
+            warnings.warn(
+                f"attacked past the guards, for one cannot be learned through: {error}", UntrustedResult, stacklevel=2
+            )
+            return self._invert(job, shown, x0, 0.0)
 
-    def _inverted(self, job: Job, shown: Sequence[Prompt], x0: Any, guided: float) -> Learned:
+    def _invert(self, job: Job, shown: Sequence[Prompt], x0: Any, guided: float) -> Learned:
         how = Inversion(init=job.concept.hypernyms.train[0], vectors=self.vectors, steps=self.steps, lr=self.lr,
                         decay=self.decay, weight_decay=self.weight_decay, batch=self.batch, times=self.times,
                         bare=self.bare, guided=guided)  # fmt: skip
@@ -112,18 +114,18 @@ class ConceptInversion(Attack):
             job.victim.pipe, x0, how, work=job.work / "inversion", captions=said, words=words, seed=job.seed + APART,
             progress=lambda stage, done, total: job.tick(done / total),
         )  # fmt: skip
-        spent = self._trained(guided=bool(guided))
+        spent = self._train(guided=bool(guided))
         job.victim.count(encodings=spent.encodings, forwards=spent.forwards, backwards=spent.backwards)
         return Learned(rows, inversion.thing_rows(job.victim.backbone, words)[1] if words else {})
 
     def _find(self, job: Job, prompts: list[Prompt], shared: Learned) -> list[Found]:
-        return [Found(self._said(job.concept, prompt, shared), words=shared.rows) for prompt in prompts]
+        return [Found(self._describe(job.concept, prompt, shared), words=shared.rows) for prompt in prompts]
 
-    def _said(self, concept: Concept, prompt: Prompt, learned: Learned) -> str:
+    def _describe(self, concept: Concept, prompt: Prompt, learned: Learned) -> str:
         """The prompt with the embeddings' names; a thing that no image showed has those of the first."""
         first = next(iter(learned.places.values()), range(self.vectors))
         name = " ".join(f"<c*{place}>" for place in learned.places.get(thing_asked(concept, prompt), first))
         return f"{name} {prompt.text}" if self.place == "before" else reworded(concept, prompt, name)
 
-    def _shown(self, job: Job) -> list[Prompt]:
+    def _show(self, job: Job) -> list[Prompt]:
         return job.concept.prompts("plain", "train", self.images, job.seed + APART)

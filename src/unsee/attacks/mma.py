@@ -18,16 +18,15 @@ Published   20 words, topk 256, 512 candidates, 1000 steps
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from ..settings import Count, Doc, Length
-from ..types import Prompt
-from ..unlearn.inversion import pairs
-from .base import Attack, Found, Job, Sees, Spent
-from .words import Places, Vocabulary, allowed
+from ..settings import Count, Doc, Length, Settings
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job
+from .vocabulary import Slots, Vocabulary, allowed
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
@@ -40,8 +39,8 @@ class MMA(Attack):
     name: ClassVar[str] = "mma"
     summary: ClassVar[str] = "Other words with the same pooled text encoding, by greedy coordinate gradient."
     sees: ClassVar[Sees] = "text"
-    published: ClassVar[dict[str, Any]] = {"length": 20, "topk": 256, "candidates": 512, "steps": 1000}
-    quick: ClassVar[dict[str, Any]] = {"length": 3, "topk": 4, "candidates": 6, "steps": 3}
+    published: ClassVar[Settings] = {"length": 20, "topk": 256, "candidates": 512, "steps": 1000}
+    quick: ClassVar[Settings] = {"length": 3, "topk": 4, "candidates": 6, "steps": 3}
 
     length: Annotated[Length, Doc("Tokens of the text that is found.")] = 12
     topk: Annotated[Count, Doc("Tokens that are considered at each place.")] = 64
@@ -58,7 +57,7 @@ class MMA(Attack):
     def _find(self, job: Job, prompts: list[Prompt], shared: Vocabulary) -> list[Found]:
         backbone = job.victim.backbone
         target = [part.detach() for part in summary(backbone, job.victim.encode([p.text for p in prompts]))]
-        places = Places(backbone, shared, [(None,) * self.length] * len(prompts))
+        places = Slots(backbone, shared, [(None,) * self.length] * len(prompts))
         generators = [job.generator(p) for p in prompts]
         chosen = torch.stack([torch.randint(len(shared), (self.length,), generator=g) for g in generators])
         before = scores = distances(summary(backbone, job.victim.encode(places.say(chosen))), target)
@@ -73,14 +72,14 @@ class MMA(Attack):
         columns = zip(places.say(chosen), before.tolist(), scores.tolist(), strict=True)
         return [Found(text, start, end) for text, start, end in columns]
 
-    def _slopes(self, job: Job, places: Places, chosen: Tensor, target: list[Tensor]) -> Tensor:
+    def _slopes(self, job: Job, places: Slots, chosen: Tensor, target: list[Tensor]) -> Tensor:
         """Of the distance in the one-hot weights of each place, ``(B, K, V)``."""
         job.victim.count(backwards=len(chosen))
         hard = places.vocabulary.leaves(chosen)
         read = summary(job.victim.backbone, places.read(job.victim, hard))
         return places.vocabulary.slopes(torch.autograd.grad(distances(read, target).sum(), hard))
 
-    def _best(self, job: Job, places: Places, chosen: Tensor, scores: Tensor, tried: Tensor,
+    def _best(self, job: Job, places: Slots, chosen: Tensor, scores: Tensor, tried: Tensor,
               target: list[Tensor]) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The best of the present words ``(B, K)`` and those tried ``(B, C, K)``, exactly scored."""
         n, count, _ = tried.shape
@@ -111,9 +110,8 @@ def replacements(row: Tensor, slope: Tensor, topk: int, count: int, generator: G
 
 def summary(backbone: Backbone, text: Encoding) -> list[Tensor]:
     """What stands for the whole text: the token at its end ``(B, D)``, and the pooled embedding where there is one."""
-    place = -1 if backbone.family == "flux" else 0  # whose tokens are first in the sequence: FLUX has T5's alone
-    end = int(pairs(backbone)[place][1].eos_token_id)
-    where = (text.ids[place] == end).int().argmax(1).to(text.tokens.device)
+    part = backbone.text_parts(text.ids)[0]  # whose tokens are first in the sequence
+    where = backbone.text_ends(text.ids)[part.encoder].to(text.tokens.device)
     token = text.tokens[torch.arange(len(where), device=where.device), where].float()
     return [token] if text.pooled is None else [token, text.pooled.float()]
 

@@ -25,16 +25,19 @@ Published   (``P4D.as_published(variant=…)``) N: 16 words; K: a word in front 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..settings import Among, Count, Decay, Doc, Length, Rate
-from ..types import Prompt
-from .base import Found, Job, Spent
+from ..settings import Among, Count, Decay, Doc, Length, Rate, Settings
+from ..types import Prompt, Spent
+from .base import Found, Job
+from .vocabulary import Slots, Vocabulary
 from .white_box import Best, Scene, View, WhiteBox, doubt
-from .words import Places, Vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 VARIANTS, COUNTS = ("N", "K"), ("words", "tokens")
 
@@ -45,10 +48,10 @@ class P4D(WhiteBox):
 
     name: ClassVar[str] = "p4d"
     summary: ClassVar[str] = "Words by which the defended model predicts what the original did for the prompt."
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "steps": 3000, "check_every": 50, "bank": 1000, "variant": "N", "count": "tokens", "front": True,
     }  # fmt: skip
-    quick: ClassVar[dict[str, Any]] = {
+    quick: ClassVar[Settings] = {
         "length": 2, "steps": 3, "check_every": 2, "bank": 2, "draw_steps": 1, "exam": 1,
     }  # fmt: skip
 
@@ -74,7 +77,7 @@ class P4D(WhiteBox):
 
     def _find(self, job: Job, prompts: list[Prompt], shared: Vocabulary) -> list[Found]:
         scene = Scene(self, job, prompts)
-        places = Places(
+        places = Slots(
             job.victim.backbone, shared, [self._pieces(p.text, job.victim.backbone.tokenizers[0]) for p in prompts]
         )
         exam, bank = self._views(scene, job)
@@ -96,7 +99,7 @@ class P4D(WhiteBox):
         best.offer(places.say(nearest(soft, words)))
         return best.found()
 
-    def _pieces(self, text: str, tokenizer: Any = None) -> tuple[str | None, ...]:
+    def _pieces(self, text: str, tokenizer: PreTrainedTokenizerBase = None) -> tuple[str | None, ...]:
         if self.variant == "N":
             return (None,) * self.length
         said = text.split() if self.count == "words" else tokenizer(text, add_special_tokens=False).input_ids
@@ -116,7 +119,7 @@ class P4D(WhiteBox):
             views = [replace(v, truth=scene.victim.predict(v.latents, v.t, text)) for v in views]
         return views[: self.exam], views[self.exam :]
 
-    def _slopes(self, scene: Scene, places: Places, view: View, chosen: Tensor, first: bool) -> list[Tensor]:
+    def _slopes(self, scene: Scene, places: Slots, view: View, chosen: Tensor, first: bool) -> list[Tensor]:
         hard = places.vocabulary.leaves(chosen)
         said = places.say(chosen)
         text = places.read(scene.victim, hard)

@@ -17,16 +17,17 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from ..concepts import article
-from ..concepts.compose import fill, words_for
+from ..concepts.prompts import fill, words_for
 from ..errors import UnknownName
 from ..settings import Choices, Doc, Words
-from ..types import Prompt
-from .base import Attack, Found, Job, Sees, Spent
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job
 
 if TYPE_CHECKING:
+    from ..attacks.base import Shared
     from ..concepts import Concept
 
 WAYS = ("synonym", "misspelling", "template")
@@ -54,7 +55,7 @@ class Paraphrase(Attack):
     def most(self, n: int) -> Spent:
         return Spent()
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:
+    def _find(self, job: Job, prompts: list[Prompt], shared: Shared) -> list[Found]:
         return [Found(self._say(job, prompt)) for prompt in prompts]
 
     def _say(self, job: Job, prompt: Prompt) -> str:
@@ -65,9 +66,9 @@ class Paraphrase(Attack):
         own = words_for(job.concept, prompt)
         if way == "template":
             return _sentence(job.concept, prompt, rng.choice(_others(own, prompt.text) or own), rng)
-        return self._replaced(prompt.text, own, way, rng)
+        return self._replace(prompt.text, own, way, rng)
 
-    def _replaced(self, text: str, own: list[str], way: str, rng: random.Random) -> str:
+    def _replace(self, text: str, own: list[str], way: str, rng: random.Random) -> str:
         said = [word for word in sorted(own, key=len, reverse=True) if re.search(_whole(word), text, re.IGNORECASE)]
         old = said[0] if said else max(re.findall(r"\w+", text) or [text], key=len)
         others = _others(own, text)

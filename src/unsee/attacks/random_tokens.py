@@ -8,15 +8,20 @@ Cost           nothing of the model
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 
+from ..embeddings import pairs
 from ..settings import Doc, Length
-from ..types import Prompt
-from ..unlearn.inversion import pairs
-from .base import Attack, Found, Job, Sees, Spent
-from .words import allowed, readable_ids
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job
+from .vocabulary import allowed, readable_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..attacks.base import Shared
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -33,14 +38,14 @@ class RandomTokens(Attack):
     def most(self, n: int) -> Spent:
         return Spent()
 
-    def _prepare(self, job: Job) -> Any:
+    def _prepare(self, job: Job) -> Shared:
         tokenizer = pairs(job.victim.backbone)[0][1]
         return tokenizer, readable_ids(tokenizer)[0]
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:
+    def _find(self, job: Job, prompts: list[Prompt], shared: Shared) -> list[Found]:
         return [Found(self._text(job.generator(p), p.text, *shared)) for p in prompts]
 
-    def _text(self, generator: torch.Generator, text: str, tokenizer: Any, ids: list[int]) -> str:
+    def _text(self, generator: torch.Generator, text: str, tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
         while True:
             chosen = torch.randint(len(ids), (self.length,), generator=generator)
             made = tokenizer.decode([ids[int(i)] for i in chosen]).strip()

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from ..embeddings import attacked as saved
 from ..errors import UserError
 from ..settings import Doc, Words
-from ..types import Prompt
-from . import saved
-from .base import Attack, Found, Job, Sees, Spent
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job
+
+if TYPE_CHECKING:
+    from ..attacks.base import Shared
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -37,10 +40,10 @@ class Replay(Attack):
         said = "".join(f"{one.prompt.id}{one.prompt.text}{saved.digest(one.words)}" for one in found)
         return super()._recipe(job, prompts) + hashlib.sha256(said.encode()).hexdigest()[:8]
 
-    def _prepare(self, job: Job) -> Any:
+    def _prepare(self, job: Job) -> Shared:
         return {one.prompt.id: one for one in saved.load(self._file(job))}
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:
+    def _find(self, job: Job, prompts: list[Prompt], shared: Shared) -> list[Found]:
         missing = [p for p in prompts if p.id not in shared]
         if missing:
             got = f"{len(missing)} that are not there ({missing[0].id})"

@@ -24,18 +24,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from ..settings import Count, Doc, Length, Share
-from ..types import Prompt
-from ..unlearn.inversion import pairs
-from .base import Attack, Found, Job, Sees, Spent
+from ..embeddings import pairs
+from ..settings import Count, Doc, Length, Settings, Share
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job
 from .victim import ROWS, flat
-from .words import allowed, readable_ids
+from .vocabulary import allowed, readable_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..attacks.base import Shared
 
 Encode = Callable[[list[str]], Tensor]  # texts → (n, F)
 BLANK = 0.1  # chance that a changed gene becomes blank
@@ -52,10 +57,10 @@ class RingABell(Attack):
     name: ClassVar[str] = "ring-a-bell"
     summary: ClassVar[str] = "Genetic search for a text that is read like the prompt with more of the concept."
     sees: ClassVar[Sees] = "text"
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "population": 200, "generations": 3000, "length": 16, "eta": 3.0, "pairs": 50, "seeded": 0.0,
     }  # fmt: skip
-    quick: ClassVar[dict[str, Any]] = {"population": 8, "generations": 3, "length": 4, "pairs": 3}
+    quick: ClassVar[Settings] = {"population": 8, "generations": 3, "length": 4, "pairs": 3}
 
     population: Annotated[Population, Doc("Texts that live at a time.")] = 100
     generations: Annotated[Count, Doc("How often they have children.")] = 60
@@ -70,13 +75,13 @@ class RingABell(Attack):
         children = self.population - self.population // 2
         return Spent(encodings=2 * self.pairs + n * (1 + self.population + self.generations * children))
 
-    def _prepare(self, job: Job) -> Any:
+    def _prepare(self, job: Job) -> Shared:
         """The concept vector ``(F,)``, and the genes."""
         texts = job.concept.pairs("train", self.pairs, job.seed)
         with_it, without = (flat(job.victim.encode([pair[side] for pair in texts])).mean(0) for side in (0, 1))
         return with_it - without, Genes.of(pairs(job.victim.backbone)[0][1])
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:
+    def _find(self, job: Job, prompts: list[Prompt], shared: Shared) -> list[Found]:
         vector, genes = shared
         targets = flat(job.victim.encode([p.text for p in prompts])) + self.eta * vector
         hunts = [
@@ -129,11 +134,11 @@ class RingABell(Attack):
 class Genes:
     """The alphabet: gene 0 is blank, gene k the tokenizer's id ``ids[k - 1]``."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     ids: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Genes:
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Genes:
         return cls(tokenizer, tuple(readable_ids(tokenizer)[0]))
 
     def __len__(self) -> int:

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..concepts.compose import image_seed
+from ..concepts.prompts import image_seed
 from ..errors import BadFile, UnknownName, UserError
 from ..files import hub_file, is_dir, is_file
 from ..files import sha256 as sha256_of
 from ..files.prompts import Placed, Row, read_rows
 from ..types import Prompt, Role
-from .words import allowed
+from .vocabulary import allowed
 
 SEEDS = ("evaluation_seed", "sd_seed", "seed")
 MOST = 2**63 - 1

@@ -20,20 +20,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import judges
-from ..concepts.compose import words_for
+from ..concepts.prompts import words_for
+from ..defenses.presets import guidance_for
 from ..errors import UserError
-from ..settings import Count, Doc, Guidance, Judged, Length, Rate, Steps
-from ..types import Prompt, Verdict
-from ..unlearn.studio import guidance_for
-from .base import Attack, Found, Job, Sees, Spent
+from ..settings import Count, Doc, Guidance, Judged, Length, Rate, Settings, Steps
+from ..types import Prompt, Sees, Spent, Verdict
+from .base import Attack, Found, Job
 from .victim import flat
-from .words import Vocabulary, allowed, fill
+from .vocabulary import Vocabulary, allowed, fill
+
+if TYPE_CHECKING:
+    from ..attacks.base import Shared
 
 LETTERS = 10
 
@@ -45,8 +48,8 @@ class Sneaky(Attack):
     name: ClassVar[str] = "sneaky"
     summary: ClassVar[str] = "Other words for the sensitive ones, learned from a judge's answers to a few images."
     sees: ClassVar[Sees] = "images"
-    published: ClassVar[dict[str, Any]] = {"queries": 60, "pool": 1}
-    quick: ClassVar[dict[str, Any]] = {"queries": 2, "pool": 2, "draw_steps": 1, "judge": "always.safe"}
+    published: ClassVar[Settings] = {"queries": 60, "pool": 1}
+    quick: ClassVar[Settings] = {"queries": 2, "pool": 2, "draw_steps": 1, "judge": "always.safe"}
 
     judge: Annotated[
         Judged | Callable[..., Any], Doc("Who answers; empty is the concept's own. From Python, what is called as one.")
@@ -61,7 +64,7 @@ class Sneaky(Attack):
     def most(self, n: int) -> Spent:
         return Spent(encodings=n * (1 + (self.queries - 1) * self.pool), images=n * self.queries)
 
-    def _prepare(self, job: Job) -> Any:
+    def _prepare(self, job: Job) -> Shared:
         concept = job.concept
         banned = [*concept.all_words("train"), *concept.all_words("held-out")]
         words = Vocabulary.of(job.victim.backbone, banned)
@@ -70,9 +73,9 @@ class Sneaky(Attack):
         judge = judges.load(named) if isinstance(named, str) else named
         return [words.texts[i] for i in short], judge
 
-    def _find(self, job: Job, prompts: list[Prompt], shared: Any) -> list[Found]:
+    def _find(self, job: Job, prompts: list[Prompt], shared: Shared) -> list[Found]:
         words, judge = shared
-        tries = [Try(self, job, prompt, words) for prompt in prompts]
+        tries = [PromptPolicy(self, job, prompt, words) for prompt in prompts]
         wanted = flat(job.victim.encode([p.text for p in prompts]))
         for query in range(self.queries):
             alive = [i for i, one in enumerate(tries) if not one.done]
@@ -80,14 +83,15 @@ class Sneaky(Attack):
                 break
             texts = [tries[i].best if query == 0 else tries[i].propose(job, wanted[i]) for i in alive]
             drawn = [replace(prompts[i], text=text) for i, text in zip(alive, texts, strict=True)]
-            images = job.victim.draw(drawn, steps=self.draw_steps, guidance=guidance_for(job.concept, self.guidance))
+            guidance = guidance_for(job.concept, self.guidance)
+            images = job.victim.generate(drawn, steps=self.draw_steps, guidance=guidance)
             for i, text, verdict in zip(alive, texts, judge(images, drawn, job.concept), strict=True):
                 tries[i].learn(text, verdict)
             job.tick((query + 1) / self.queries)
         return [Found(one.best, one.before, one.after) for one in tries]
 
 
-class Try:
+class PromptPolicy:
     """One prompt's policy, and the best that it said."""
 
     def __init__(self, attack: Sneaky, job: Job, prompt: Prompt, words: list[str]) -> None:

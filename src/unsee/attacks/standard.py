@@ -8,11 +8,14 @@ each attack has ``as_published()``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 VERSION = "5"
 CONTROL = "random-tokens"
-BUDGETS: dict[str, dict[str, Any]] = {
+BUDGETS: dict[str, Settings] = {
     "paraphrase": {},
     "ring-a-bell": {"population": 100, "generations": 60, "length": 16, "eta": 0.3, "pairs": 50, "seeded": 0.5},
     "mma": {"length": 12, "topk": 64, "candidates": 64, "steps": 40},

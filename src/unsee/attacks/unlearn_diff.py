@@ -29,11 +29,11 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from ..settings import Among, Count, Decay, Doc, Length, Rate, Steps
-from ..types import Prompt
-from .base import Found, Job, Spent
+from ..settings import Among, Count, Decay, Doc, Length, Rate, Settings, Steps
+from ..types import Prompt, Spent
+from .base import Found, Job
+from .vocabulary import Slots, Vocabulary
 from .white_box import Best, Scene, View, WhiteBox, doubt
-from .words import Places, Vocabulary
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 STARTS, CLAMPS = ("random", "uniform"), ("weights", "gradient")
@@ -45,10 +45,10 @@ class UnlearnDiff(WhiteBox):
 
     name: ClassVar[str] = "unlearn-diff"
     summary: ClassVar[str] = "Words before the prompt, on the simplex, that fit the noise of an unsafe image."
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "timesteps": 50, "per_timestep": 40, "lr": 0.01, "optimizer": "adam", "start": "uniform", "clamp": "gradient",
     }  # fmt: skip
-    quick: ClassVar[dict[str, Any]] = {"length": 2, "timesteps": 2, "per_timestep": 2, "draw_steps": 1, "exam": 1}
+    quick: ClassVar[Settings] = {"length": 2, "timesteps": 2, "per_timestep": 2, "draw_steps": 1, "exam": 1}
 
     length: Annotated[Length, Doc("Words before the prompt.")] = 5
     timesteps: Annotated[Steps, Doc("Times, of 1,000, at which they are fitted.")] = 15
@@ -67,7 +67,7 @@ class UnlearnDiff(WhiteBox):
 
     def _find(self, job: Job, prompts: list[Prompt], shared: Vocabulary) -> list[Found]:
         scene = Scene(self, job, prompts)
-        places = Places(job.victim.backbone, shared, [(None,) * self.length + (p.text,) for p in prompts])
+        places = Slots(job.victim.backbone, shared, [(None,) * self.length + (p.text,) for p in prompts])
         best = Best(scene, scene.exam())
         weights = self._start(scene, len(shared)).requires_grad_()
         how: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
@@ -87,7 +87,7 @@ class UnlearnDiff(WhiteBox):
             return torch.full((len(scene.prompts), self.length, n), 1.0 / n)
         return simplex(torch.stack([torch.rand(self.length, n, generator=g) for g in scene.generators]))
 
-    def _slope(self, scene: Scene, places: Places, view: View, weights: Tensor, first: bool) -> Tensor:
+    def _slope(self, scene: Scene, places: Slots, view: View, weights: Tensor, first: bool) -> Tensor:
         chosen = sample(weights.detach(), scene.generators)
         said = places.say(chosen)
         hot = straight_through(weights, chosen, self.clamp)

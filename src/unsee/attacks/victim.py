@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from ..backbones import Encoding
+from ..defenses.protection import Guarded
+from ..embeddings import encode_ids
 from ..errors import Unsupported
-from ..guards.attach import Guarded
-from ..guards.generation import first
-from ..pictures import drawn
-from ..unlearn.inversion import encode_ids
-from ..unlearn.studio import Predictor, Studio
-from .base import Sees, Spent
+from ..sampling.denoiser import DenoiserCall
+from ..sampling.sampler import Sampler, generate
+from ..types import Sees, Spent
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL.Image import Image
 
     from ..types import Prompt
@@ -37,7 +37,7 @@ ROWS = 256  # texts, or rows of the denoiser, at once: bounds memory, not conten
 
 
 @contextmanager
-def facing(pipe: Any) -> Iterator[Victim]:
+def facing(pipe: DiffusionPipeline) -> Iterator[Victim]:
     """The victim that ``pipe`` is: as it is protected now, or bare."""
     guarded = Guarded.of(pipe)
     if guarded is not None:
@@ -85,12 +85,13 @@ class Victim:
         """Texts as the denoiser gets them, without gradients; at most 256 at once."""
         self.count(encodings=len(texts))
         parts = [self.backbone.encode(texts[i : i + ROWS]) for i in range(0, len(texts), ROWS)]
-        return joined(parts)
+        return Encoding.join(parts)
 
     @functools.cached_property
     def empty(self) -> Encoding:
-        """The empty text, one row."""
-        return self.encode([""])
+        """The empty text, one row, as the pipeline reads it in the negative's place."""
+        self.count(encodings=1)
+        return self.backbone.negative.encode([""])
 
     def read(self, ids: Sequence[Tensor], rows: Sequence[Tensor]) -> Encoding:
         """Spelled texts, with gradients in the embeddings ``rows`` that they name."""
@@ -99,18 +100,16 @@ class Victim:
 
     # ---- images ----
 
-    def draw(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> list[Image]:
+    def generate(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> list[Image]:
         """What the protected pipeline draws, each prompt from its own seed."""
         self.count(images=len(prompts))
-        more = self.backbone.guided(guidance, len(prompts))
-        generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
-        texts = [p.text for p in prompts]
-        return drawn(self.pipe, texts, generator=generators, num_inference_steps=steps, **more)[0]
+        texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
+        return generate(self.pipe, texts, seeds, steps=steps, guidance=guidance).images
 
-    def draw_undefended(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> list[Image]:
+    def generate_undefended(self, prompts: Sequence[Prompt], *, steps: int, guidance: float) -> list[Image]:
         """What the original model draws: the images an attacker brings along."""
         with self.undefended():
-            parts = [self.draw(prompts[i : i + 16], steps=steps, guidance=guidance)
+            parts = [self.generate(prompts[i : i + 16], steps=steps, guidance=guidance)
                      for i in range(0, len(prompts), 16)]  # fmt: skip
         return [image for part in parts for image in part]
 
@@ -124,7 +123,7 @@ class Victim:
 
     def latents(self, images: Sequence[Image]) -> Tensor:
         """Images as latents, as the denoiser takes them, ``(n, …)``."""
-        return Studio(self.backbone).encode_images(images).to(self.pipe._execution_device)
+        return Sampler(self.backbone).encode_images(images).to(self.pipe._execution_device)
 
     # ---- predictions ----
 
@@ -140,7 +139,7 @@ class Victim:
     def predict(self, latents: Tensor, t: int, text: Encoding) -> Tensor:
         """The weights' own prediction, past all guards."""
         self.count(forwards=len(latents))
-        return first(self.backbone.denoiser.forward(**self._values(latents, t, text))).float()
+        return self.backbone.prediction(self.backbone.denoiser.forward(**self._values(latents, t, text))).float()
 
     def losses(self, latents: Tensor, t: int, text: Encoding, said: Sequence[str], truth: Tensor,
                guidance: float = 0.0) -> Tensor:  # fmt: skip
@@ -155,22 +154,22 @@ class Victim:
         empty = self.empty.rows([0] * len(latents))
         with torch.no_grad():
             plain = self.predict(latents, t, empty)
-        combined = self._combined(latents, t, text, empty, said, guidance)
+        combined = self._combine(latents, t, text, empty, said, guidance)
         return _errors(combined, plain + guidance * (truth - plain)) / guidance**2
 
-    def _combined(self, latents: Tensor, t: int, text: Encoding, empty: Encoding, said: Sequence[str],
+    def _combine(self, latents: Tensor, t: int, text: Encoding, empty: Encoding, said: Sequence[str],
                   w: float) -> Tensor:  # fmt: skip
         """u + w (p - u) as the guarded sampler computes it in a first step at ``t``."""
-        denoiser = self.backbone.denoiser
+        denoiser, predicted = self.backbone.denoiser, self.backbone.prediction
         self.count(forwards=2 * len(latents))
         more = self.backbone.guided(w, len(said))
         with self._guarded.generation(list(said), reads=text, num_inference_steps=1, **more):
             if self.backbone.stacked:
-                both = self._values(torch.cat([latents, latents]), t, joined([empty, text]))
-                u, p = first(denoiser(**both)).float().chunk(2)
+                both = self._values(torch.cat([latents, latents]), t, Encoding.join([empty, text]))
+                u, p = predicted(denoiser(**both)).float().chunk(2)
             else:
-                p = first(denoiser(**self._values(latents, t, text))).float()
-                u = first(denoiser(**self._values(latents, t, empty))).float()
+                p = predicted(denoiser(**self._values(latents, t, text))).float()
+                u = predicted(denoiser(**self._values(latents, t, empty))).float()
         return u + w * (p - u)
 
     def _values(self, latents: Tensor, t: int, text: Encoding) -> dict[str, Any]:
@@ -182,17 +181,8 @@ class Victim:
         return torch.full((n,), t + 1 if self.backbone.prediction_type == "flow" else t)
 
     @functools.cached_property
-    def _predictor(self) -> Predictor:
-        return Predictor(Studio(self.backbone))
-
-
-def joined(parts: Sequence[Encoding]) -> Encoding:
-    """The rows of several encodings, one below the other."""
-    if len(parts) == 1:
-        return parts[0]
-    pooled = None if parts[0].pooled is None else torch.cat([p.pooled for p in parts])  # type: ignore[misc]
-    ids = tuple(torch.cat(own) for own in zip(*(p.ids for p in parts), strict=False))
-    return Encoding(torch.cat([p.tokens for p in parts]), pooled, ids)
+    def _predictor(self) -> DenoiserCall:
+        return DenoiserCall(Sampler(self.backbone))
 
 
 def flat(encoding: Encoding) -> Tensor:

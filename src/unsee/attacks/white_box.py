@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import torch
 from torch import Tensor
 
+from ..defenses.presets import guidance_for
 from ..settings import Count, Doc, Guidance, Steps
-from ..types import Prompt
-from ..unlearn.studio import guidance_for
-from .base import Attack, Doubt, Found, Job, Sees, Spent
-from .words import allowed
+from ..types import Prompt, Sees, Spent
+from .base import Attack, Found, Job, UntrustedResult
+from .vocabulary import allowed
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
@@ -71,7 +71,7 @@ class Scene:
         self.victim, self.prompts, self.attack = job.victim, prompts, attack
         self.generators = [job.generator(prompt) for prompt in prompts]
         scale = attack.scale(job.concept)
-        images = self.victim.draw_undefended(prompts, steps=attack.draw_steps, guidance=scale)
+        images = self.victim.generate_undefended(prompts, steps=attack.draw_steps, guidance=scale)
         self.x0 = self.victim.latents(images)
         self.guidance = scale if attack.adaptive else 0.0
 
@@ -120,8 +120,8 @@ def doubt(losses: Tensor, again: Callable[[], Tensor], slopes: Sequence[Tensor])
     """Warns, as AutoAttack does, where the numbers of a white-box attack should not be trusted."""
     if not any(bool(slope.abs().sum() > 0) for slope in slopes):
         why = "all gradients are zero: something on the way hides them, so failing here is no sign of a strong defense"
-        warnings.warn(f"{why}; attack with ring-a-bell or sneaky too", Doubt, stacklevel=3)
+        warnings.warn(f"{why}; attack with ring-a-bell or sneaky too", UntrustedResult, stacklevel=3)
     with torch.no_grad():
         if not torch.allclose(again(), losses.detach(), rtol=1e-5, atol=1e-8):
             why = "the same call gave two results: the defense is random, and one gradient says little about it"
-            warnings.warn(f"{why}; average over several seeds", Doubt, stacklevel=3)
+            warnings.warn(f"{why}; average over several seeds", UntrustedResult, stacklevel=3)

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..errors import Unsupported
+from ..errors import Unsupported, UserError
 from ..registry import BACKBONES, resolve
-from .base import Backbone, Encoding, Projection
+from .base import Backbone, Encoding, Projection, TextPart
 from .weights import unwrap
 
-__all__ = ["Backbone", "Encoding", "Projection", "adapter", "is_known", "quiet", "weights_adapter"]
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+__all__ = ["Backbone", "Encoding", "Projection", "TextPart", "adapter", "is_known", "quiet", "weights_adapter"]
 
 
-def adapter(pipe: Any) -> Backbone:
+def adapter(pipe: DiffusionPipeline) -> Backbone:
     """The adapter of ``pipe``, chosen by its pipeline class (subclasses included).
 
     Raises :class:`Unsupported` for anything else: ControlNet, PAG, Kontext and other pipelines stack
@@ -29,26 +32,51 @@ def adapter(pipe: Any) -> Backbone:
     found = _family(pipe)
     if found is not None:
         return found(pipe)
-    known = [resolve("backbone", BACKBONES, family).pipelines[0] for family in BACKBONES]
+    families, broken = _families()
+    known = ", ".join(cls.pipelines[0] for cls in families)
     raise Unsupported(
-        f"a pipeline of a supported family ({', '.join(known)}, or their img2img and inpaint forms)",
+        f"a pipeline of a supported family ({known}, or their img2img and inpaint forms)",
         type(pipe).__name__,
-        "load the model with one of these classes",
+        "load the model with one of these classes" + "".join(f"; also, {error}" for error in broken[:1]),
     )
 
 
-def is_known(pipe: Any) -> bool:
+def is_known(pipe: DiffusionPipeline) -> bool:
     """Whether :func:`adapter` understands the calls of this pipeline."""
     return _family(pipe) is not None
 
 
-def _family(pipe: Any) -> type[Backbone] | None:
-    names = {cls.__name__ for cls in type(pipe).__mro__}
-    families = (resolve("backbone", BACKBONES, family) for family in BACKBONES)
-    return next((cls for cls in families if names & set(cls.pipelines)), None)
+def _family(pipe: DiffusionPipeline) -> type[Backbone] | None:
+    """The family that knows the pipeline's class, or else the nearest of the classes that it derives from.
+
+    Raises :class:`UserError` where two families say that they know that class; and where it is no more than a base
+    while a package's family, which may know the pipeline itself, cannot be imported.
+    """
+    families, broken = _families()
+    for cls in type(pipe).__mro__:
+        found = [family for family in families if cls.__name__ in family.pipelines]
+        if len(found) > 1:
+            both = " and ".join(family.__module__ for family in found)
+            raise UserError(f"one family for {cls.__name__}", both, "uninstall one of the packages")
+        if found and broken and cls.__name__ != type(pipe).__name__:
+            raise broken[0]
+        if found:
+            return found[0]
+    return None
 
 
-def weights_adapter(pipe: Any) -> Backbone:
+def _families() -> tuple[list[type[Backbone]], list[UserError]]:
+    """All that can be imported, and what is wrong with the others."""
+    found, broken = [], []
+    for name in BACKBONES:
+        try:
+            found.append(resolve("backbone", BACKBONES, name))
+        except UserError as error:
+            broken.append(error)
+    return found, broken
+
+
+def weights_adapter(pipe: DiffusionPipeline) -> Backbone:
     """The adapter for what touches weights alone, whose pipeline may be of any task: ControlNet, PAG, T2I-adapter …
 
     Of a pipeline that :func:`adapter` refuses, only the denoiser, its projections and the fingerprints may be asked.
@@ -56,12 +84,11 @@ def weights_adapter(pipe: Any) -> Backbone:
     try:
         return adapter(pipe)
     except Unsupported:
-        for family in reversed(BACKBONES):  # SDXL before SD: both have the same class of UNet
-            cls = resolve("backbone", BACKBONES, family)
+        for cls in reversed(_families()[0]):  # SDXL before SD: both have the same class of UNet
             held = getattr(pipe, cls.denoiser_name, None)
             denoiser = None if held is None else unwrap(held)
             second = getattr(pipe, "text_encoder_2", None) is not None
-            if type(denoiser).__name__ == cls.denoiser_class and second == (cls.family != "sd"):
+            if type(denoiser).__name__ == cls.denoiser_class and second == cls.second_encoder:
                 return cls(pipe)
         raise
 

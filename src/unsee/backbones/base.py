@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,14 @@ from torch import Tensor, nn
 from ..errors import GuardFailure, Unsupported
 from .weights import Projection, fingerprint, projections, unwrap
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
+
+ENDS = ("", "_2", "_3")  # of text_encoder, tokenizer and prompt
 Said = str | tuple[str, ...]  # a text, or what each text encoder reads of it
+Arguments = dict[str, Any]  # of a pipeline's call, by name
+Values = dict[str, Any]  # of a denoiser's call, by name
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample", "flow_prediction": "flow"}
 
 
@@ -35,19 +43,60 @@ class Encoding:
     ids: tuple[Tensor, ...] = ()  # one (B, L_i) per tokenizer
     masks: tuple[Tensor, ...] = ()  # same shapes, 1 = a token that is not padding
     named: tuple[Tensor, ...] = ()  # embeddings that negative ids stand for, (R, D_i) per text encoder
+    mask: Tensor | None = None  # (B, L), which tokens the denoiser reads; None where it reads all
 
     def rows(self, index: Any) -> Encoding:
         """The rows of ``index``: a slice, or a list of row numbers."""
-        pooled = None if self.pooled is None else self.pooled[index]
+        pooled, mask = (None if part is None else part[index] for part in (self.pooled, self.mask))
         ids, masks = (tuple(part[index] for part in parts) for parts in (self.ids, self.masks))
-        return Encoding(self.tokens[index], pooled, ids, masks, self.named)
+        return Encoding(self.tokens[index], pooled, ids, masks, self.named, mask)
+
+    def put(self, rows: slice, half: Encoding) -> Encoding:
+        """What the denoiser reads, with ``half`` in the place of these rows."""
+        parts = [(getattr(self, name), getattr(half, name)) for name in READ]
+        tokens, pooled, mask = (None if a is None or b is None else _put_rows(a, rows, b) for a, b in parts)
+        assert tokens is not None
+        return Encoding(tokens, pooled, mask=mask)
+
+    @staticmethod
+    def join(parts: Sequence[Encoding]) -> Encoding:
+        """The rows of several encodings, one below the other."""
+        if len(parts) == 1:
+            return parts[0]
+        tokens, pooled, mask = (
+            None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts])
+            for name in READ
+        )
+        assert tokens is not None
+        ids = tuple(torch.cat(own) for own in zip(*(part.ids for part in parts), strict=False))
+        return Encoding(tokens, pooled, ids, mask=mask)
+
+    def arguments(self, prefix: str = "") -> Arguments:
+        """Arguments of a pipeline call that draw this instead of a text (``negative_``: have it as the negative)."""
+        names = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
+        given = {f"{prefix}{name}": getattr(self, part) for name, part in zip(names, READ, strict=True)}
+        return {f"{prefix}prompt": None, **{name: part for name, part in given.items() if part is not None}}
+
+
+READ = ("tokens", "pooled", "mask")  # what of an encoding reaches the denoiser
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A part of an encoded text that one text encoder has written: rows of the tokens, or the pooled embedding."""
+
+    name: str  # clip, t5, gemma, pooled
+    encoder: int  # whose tokens stand there, as :attr:`Backbone.readers` counts
+    rows: slice | None  # of the token sequence; None: the pooled embedding
+    start: int  # tokens before the first one of the content
+    whole: bool  # its summary is the mean of all that is read, else the row at the text's end
 
 
 class Backbone:
     """A pipeline seen through the questions a method asks. Holds the pipeline, changes nothing in it."""
 
     family: ClassVar[str]
-    pipelines: ClassVar[tuple[str, ...]]  # class names of the tasks understood, text-to-image first
+    pipelines: ClassVar[tuple[str, ...]]  # class names of the tasks understood, text-to-image first; see task_class
     denoiser_name: ClassVar[str]
     denoiser_class: ClassVar[str]
     stacked: ClassVar[bool] = True  # CFG is one call on [negative, positive]; False: two calls, positive first
@@ -56,13 +105,32 @@ class Backbone:
     refused: ClassVar[tuple[str, ...]] = ("ip_adapter_image", "ip_adapter_image_embeds")
     extras: ClassVar[tuple[str, ...]] = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")
     residuals: ClassVar[tuple[str, ...]] = ()  # denoiser arguments through which another network steers it
+    second_encoder: ClassVar[bool] = True  # whether its pipelines have a text_encoder_2
+    short_tokens: ClassVar[bool] = True  # whether the denoiser reads CLIP's tokens, not its pooled embedding alone
+    closed: ClassVar[bool] = True  # a text ends with a token of its own
     guidance_argument: ClassVar[str] = "guidance_scale"
     least_guidance: ClassVar[float] = 7.5  # where a guard needs some and the pipeline usually has none
     guidance_advice: ClassVar[str] = "call the pipeline with guidance_scale above 1 on a model that is not distilled"
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe = pipe
         self._pinned: nn.Module | None = None
+        for name in ("transformer_2", "unconditional_transformer"):
+            if getattr(pipe, name, None) is not None:
+                raise Unsupported("a pipeline with one denoiser", f"one with {name} too", "use another model")
+
+    @classmethod
+    def task_class(cls, name: str) -> Any:
+        """The class of one of ``pipelines``: of the adapter's own file where that has it, else of diffusers.
+
+        Raises ``AttributeError`` where there is none.
+        """
+        own = getattr(sys.modules[cls.__module__], name, None)
+        if own is not None:
+            return own
+        import diffusers
+
+        return getattr(diffusers, name)
 
     # ---- the parts of the pipeline ----
 
@@ -95,16 +163,35 @@ class Backbone:
         return self._parts("text_encoder")
 
     @property
-    def tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[PreTrainedTokenizerBase]:
         return self._parts("tokenizer")
 
     def _parts(self, stem: str) -> list[Any]:
-        found = [getattr(self.pipe, stem + end, None) for end in ("", "_2", "_3")]
+        found = [getattr(self.pipe, stem + end, None) for end in ENDS]
         return [part for part in found if part is not None]
+
+    @property
+    def readers(self) -> list[tuple[nn.Module, PreTrainedTokenizerBase]]:
+        """(text encoder, its tokenizer), where the pipeline holds both. Raises :class:`Unsupported` without any."""
+        found = [[getattr(self.pipe, part + end, None) for part in ("text_encoder", "tokenizer")] for end in ENDS]
+        both = [(encoder, tokenizer) for encoder, tokenizer in found if encoder is not None and tokenizer is not None]
+        if not both:
+            raise Unsupported("a pipeline with its text encoders", "none", "load it with text encoders")
+        return both
 
     @property
     def latent_channels(self) -> int:
         return int(self.pipe.vae.config.latent_channels)
+
+    @property
+    def denoiser_channels(self) -> int:
+        """Channels of latents as a text-to-image denoiser takes them."""
+        return self.latent_channels
+
+    @property
+    def has_image_to_image(self) -> bool:
+        """Whether diffusers has a pipeline of this family that starts from an image."""
+        return len(self.pipelines) > 1
 
     @property
     def text_dim(self) -> int:
@@ -143,7 +230,59 @@ class Backbone:
         with torch.no_grad():
             tokens, pooled = self._encode(columns[0], length, *columns[1:])
         ids, masks = self._tokenize(columns, length)
-        return Encoding(tokens, pooled, ids, masks)
+        return Encoding(tokens, pooled, ids, masks, mask=self.mask(ids))
+
+    @property
+    def negative(self) -> Self:
+        """The same, reading texts as the pipeline reads a negative prompt, where that differs."""
+        return self
+
+    def of_call(self, arguments: Arguments) -> Self:
+        """The same, reading texts as a call of the pipeline with these arguments does."""
+        return self
+
+    def mask(self, ids: Sequence[Tensor]) -> Tensor | None:
+        """``(B, L)``: which tokens of texts with these ids the denoiser reads; None where it reads all."""
+        return None
+
+    def text_parts(self, ids: Sequence[Tensor]) -> list[TextPart]:
+        """The parts of an encoding with these ids, ``(B, L_i)`` per encoder: tokens in their order, then pooled."""
+        long = [_is_long(tokenizer) for _, tokenizer in self.readers]
+        found, place = [], 0
+        if False in long and self.short_tokens:
+            place = ids[long.index(False)].shape[1]
+            found.append(TextPart("clip", long.index(False), slice(0, place), 1, whole=False))
+        if True in long:
+            end = place + ids[long.index(True)].shape[1]
+            found.append(TextPart("t5", long.index(True), slice(place, end), 0, whole=True))
+        if False in long and self.pooled_dim:
+            found.append(TextPart("pooled", long.index(False), None, 1, whole=False))
+        return found
+
+    def text_ends(self, ids: Sequence[Tensor]) -> list[Tensor]:
+        """The last place that belongs to each text, ``(B,)`` per encoder: the first end token, by its own id."""
+        return [
+            (own == tokenizer.eos_token_id).int().argmax(1)
+            for own, (_, tokenizer) in zip(ids, self.readers, strict=True)
+        ]
+
+    def frame(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+        """The ids (before, behind) the content of a text."""
+        ids, end = tokenizer("").input_ids, tokenizer.eos_token_id
+        at = ids.index(end) if end in ids else len(ids)
+        return ids[:at], ids[at : at + 1]
+
+    def content(self, text: str, tokenizer: PreTrainedTokenizerBase, first: bool = False) -> list[int]:
+        """The ids of a piece of a text; ``first``: which the content begins with."""
+        return list(tokenizer(self.as_read(text, tokenizer), add_special_tokens=False, verbose=False).input_ids)
+
+    def inside(self, text: str, tokenizer: Any) -> str:
+        """What is to be tokenized to have the ids of ``text`` where it stands between others in a prompt."""
+        return text
+
+    def placed(self, whole: Tensor, part: Tensor) -> Tensor:
+        """A value for each token of a text, ``(B, L)``, in the place of those in an encoder's own input."""
+        return part.to(whole.device)
 
     def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, Tensor | None]:
         """``others``: what the second and the third encoder read, where it is not what the first does."""
@@ -166,33 +305,43 @@ class Backbone:
         mro = type(self.pipe).__mro__
         return next((c for c in mro if c.__name__ in self.pipelines and c.__module__.startswith("diffusers.")), mro[0])
 
-    def _lengths(self, length: int | None) -> list[int]:
+    def lengths(self, length: int | None) -> list[int]:
         """Longest input of each tokenizer. A T5 tokenizer takes ``length``."""
         t5 = length or self.default_length
-        return [t5 if "T5" in type(t).__name__ else int(t.model_max_length) for t in self.tokenizers]
+        return [t5 if _is_long(t) else int(t.model_max_length) for t in self.tokenizers]
 
-    default_length: ClassVar[int] = 0
+    @property
+    def default_length(self) -> int:
+        """The pipeline's own ``max_sequence_length``; 0 where it has none."""
+        return int(self.default("max_sequence_length") or 0)
+
+    def default(self, name: str) -> Any:
+        """What the pipeline's call takes where this argument is left out; None where it has none of this name."""
+        for cls in (type(self.pipe), self.pipeline_class):
+            if name in (parameters := inspect.signature(cls.__call__).parameters):
+                return parameters[name].default
+        return None
 
     def _tokenize(self, columns: list[list[str]], length: int | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         made = []
-        for i, (tokenizer, n) in enumerate(zip(self.tokenizers, self._lengths(length), strict=True)):
+        for i, (tokenizer, n) in enumerate(zip(self.tokenizers, self.lengths(length), strict=True)):
             texts = [self.as_read(text, tokenizer) for text in columns[i if len(columns) > 1 else 0]]
             made.append(tokenizer(texts, padding="max_length", max_length=n, truncation=True, return_tensors="pt"))
         return tuple(m.input_ids for m in made), tuple(m.attention_mask for m in made)
 
     def fits(self, text: str, *, length: int | None = None) -> bool:
         """Whether the encoder with the longest input reads all of ``text`` (the rest is cut off)."""
-        pairs = zip(self.tokenizers, self._lengths(length), strict=True)
+        pairs = zip(self.tokenizers, self.lengths(length), strict=True)
         return any(len(t(self.as_read(text, t), verbose=False).input_ids) <= n for t, n in pairs)
 
-    def as_read(self, text: str, tokenizer: Any) -> str:
+    def as_read(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
         """``text`` as the pipeline gives it to a tokenizer: a textual inversion of several vectors is written out."""
         convert = getattr(self.pipe, "maybe_convert_prompt", None)
         return text if convert is None else str(convert(text, tokenizer))
 
     # ---- a call of the pipeline ----
 
-    def check(self, arguments: dict[str, Any]) -> None:
+    def check(self, arguments: Arguments) -> None:
         """Refuses call arguments that reach the denoiser past the text. Raises :class:`Unsupported`."""
         for name in self.refused:
             if arguments.get(name) is not None:
@@ -202,7 +351,7 @@ class Backbone:
                 if key != "scale":  # of a LoRA; image prompts, boxes and the like come this way too
                     raise Unsupported("a call steered by text alone", f"{name}={{{key!r}: …}}", f"call without {key}")
 
-    def check_values(self, values: dict[str, Any]) -> None:
+    def check_values(self, values: Values) -> None:
         """The same for the denoiser's own arguments: what steers it past the text is refused, however it came."""
         added = values.get("added_cond_kwargs") or {}
         found = [name for name in self.residuals if values.get(name) is not None]
@@ -211,26 +360,52 @@ class Backbone:
         if found:
             raise Unsupported("a denoiser steered by text alone", f"{found[0]}=…", "detach first, or leave it out")
 
-    def guided(self, weight: float, prompts: int) -> dict[str, Any]:
+    def guided(self, weight: float, prompts: int) -> Arguments:
         """The pipeline's arguments that draw ``prompts`` texts with classifier-free guidance of this weight."""
         return {self.guidance_argument: weight}
+
+    def call_arguments(self, prompts: Sequence[str] | Encoding, n: int, guidance: float,
+                       negative: Sequence[str] | None = None) -> Arguments:  # fmt: skip
+        """The pipeline's arguments that draw ``n`` texts, or the ``n`` rows of an encoding, guided with this weight."""
+        said = prompts.arguments() if isinstance(prompts, Encoding) else {"prompt": list(prompts)}
+        guided = self.guided(guidance, n)
+        return said | guided | ({} if negative is None else {"negative_prompt": list(negative)})
 
     @property
     def usual_guidance(self) -> float:
         """The weight that the pipeline has where none is given; 1 and less is none."""
-        return float(inspect.signature(type(self.pipe).__call__).parameters[self.guidance_argument].default)
+        return float(self.default(self.guidance_argument))
 
-    def guidance(self, arguments: dict[str, Any]) -> float:
+    @property
+    def own_arguments(self) -> Arguments:
+        """Arguments with which diffusers' own pipeline draws as this one does, at the model's own size."""
+        return {}
+
+    def following(self, keep: Callable[[Tensor], Any]) -> Arguments:
+        """The pipeline's arguments with which it shows ``keep`` its latents after each step."""
+
+        def shown(_: Any, step: int, t: Any, values: Values) -> dict[str, Any]:
+            keep(values["latents"])
+            return {}
+
+        return {"callback_on_step_end": shown, "callback_on_step_end_tensor_inputs": ["latents"]}
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps of the drawing that is under way, as the pipeline counts them; None where it does not say."""
+        return getattr(self.pipe, "_num_timesteps", None)
+
+    def guidance(self, arguments: Arguments) -> float:
         """Weight w of classifier-free guidance in this call."""
         return float(arguments.get(self.guidance_argument) or 0.0)
 
-    def cfg(self, arguments: dict[str, Any]) -> bool:
+    def cfg(self, arguments: Arguments) -> bool:
         """Whether this call uses classifier-free guidance, by the pipeline's own rule."""
         return self.guidance(arguments) > 1
 
-    def texts(self, arguments: dict[str, Any], prefix: str = "") -> list[str] | None:
+    def texts(self, arguments: Arguments, prefix: str = "") -> list[str] | None:
         """Text of each prompt, several encoders' texts joined; None if only embeddings were given."""
-        given = [arguments.get(f"{prefix}prompt{end}") for end in ("", "_2", "_3")]
+        given = [arguments.get(f"{prefix}prompt{end}") for end in ENDS]
         columns = [[g] if isinstance(g, str) else list(g) for g in given if g is not None]
         if not columns:
             return None
@@ -238,10 +413,10 @@ class Backbone:
         columns = [c * rows if len(c) == 1 else c for c in columns]
         return [", ".join(dict.fromkeys(t for t in row if t)) for row in zip(*columns, strict=True)]
 
-    def said(self, arguments: dict[str, Any], prefix: str = "") -> list[tuple[str, ...]] | None:
+    def said(self, arguments: Arguments, prefix: str = "") -> list[tuple[str, ...]] | None:
         """For each prompt the text of each encoder, by the pipelines' own rule: an empty or absent ``prompt_2`` or
         ``prompt_3`` is the first one's. None if only embeddings were given."""
-        names = [f"{prefix}prompt{end}" for end in ("", "_2", "_3")[: len(self.tokenizers)]]
+        names = [f"{prefix}prompt{end}" for end in ENDS[: len(self.tokenizers)]]
         if all(arguments.get(name) is None for name in names):
             return None
         first = arguments.get(names[0]) or ""
@@ -250,7 +425,7 @@ class Backbone:
         rows = max(len(c) for c in columns)
         return list(zip(*(c * rows if len(c) == 1 else c for c in columns), strict=True))
 
-    def prompts(self, arguments: dict[str, Any]) -> int:
+    def prompts(self, arguments: Arguments) -> int:
         """Number of prompts in this call, from texts or from embeddings."""
         given = arguments.get("prompt")
         if isinstance(given, str):
@@ -260,32 +435,44 @@ class Backbone:
 
     # ---- a call of the denoiser ----
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Values:
         """The denoiser's arguments by name, positional ones included."""
         module = unwrap(self.denoiser)
         signature = inspect.signature(type(module).forward)
         return dict(list(signature.bind(module, *args, **kwargs).arguments.items())[1:])
 
-    def time(self, values: dict[str, Any]) -> float:
+    def time(self, values: Values) -> float:
         """t of a denoiser call, on the scheduler's scale."""
         t = values[self.names["t"]]
         return float(t.flatten()[0]) if isinstance(t, Tensor) else float(t)
 
-    def latents(self, values: dict[str, Any]) -> Tensor:
+    def latents(self, values: Values) -> Tensor:
         """The noisy latents of a denoiser call; an inpainting mask behind them is left out."""
         return values[self.names["latents"]][:, : self.latent_channels]
 
-    def text(self, values: dict[str, Any]) -> Encoding:
+    def text(self, values: Values) -> Encoding:
         """Tokens and pooled embedding of a denoiser call, all rows."""
         return Encoding(values[self.names["tokens"]])
 
-    def with_text(self, values: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+    def with_text(self, values: Values, encoding: Encoding) -> Values:
         """The same call with other text in all rows. Never changes ``values``."""
         return {**values, self.names["tokens"]: encoding.tokens}
 
-    def select(self, values: dict[str, Any], rows: slice) -> dict[str, Any]:
+    def select(self, values: Values, rows: slice) -> Values:
         """The same call on some of its rows."""
         return {name: _rows(value, rows) if name in self.batched else value for name, value in values.items()}
+
+    def halves(self, n: int) -> tuple[slice, slice]:
+        """(negative rows, positive rows) of a stacked call for ``n`` images."""
+        return slice(0, n), slice(n, 2 * n)
+
+    def prediction(self, output: Any) -> Tensor:
+        """The prediction in whatever the denoiser returns, in latents' own shape."""
+        return first(output)
+
+    def put_prediction(self, output: Any, prediction: Tensor) -> Any:
+        """``output`` with another prediction, as the same kind of thing."""
+        return put(output, prediction)
 
     def match(self, encoding: Encoding, like: Encoding) -> Encoding:
         """``encoding`` with the rows, length, dtype and device of ``like``, so that it can replace it.
@@ -294,12 +481,16 @@ class Backbone:
         """
         n = len(like.tokens)
         tokens = self._lengthen(encoding.tokens, like.tokens.shape[1]).to(like.tokens)
-        pooled = encoding.pooled
+        pooled, mask = encoding.pooled, encoding.mask
         if (pooled is None) != (like.pooled is None):
             raise GuardFailure(f"a {self.family} text needs tokens and pooled embedding alike; one of them is missing")
+        if (mask is None) != (like.mask is None):
+            raise GuardFailure(f"a {self.family} text needs its tokens and their mask alike; one of them is missing")
         if pooled is not None and like.pooled is not None:
             pooled = _expand(pooled.to(like.pooled), n)
-        return replace(encoding, tokens=_expand(tokens, n), pooled=pooled)
+        if mask is not None and like.mask is not None:
+            mask = _expand(mask.to(like.mask), n)
+        return replace(encoding, tokens=_expand(tokens, n), pooled=pooled, mask=mask)
 
     def _lengthen(self, tokens: Tensor, length: int) -> Tensor:
         if tokens.shape[1] == length:
@@ -308,6 +499,19 @@ class Backbone:
         raise Unsupported(f"embeddings of {tokens.shape[1]} tokens", f"{length}", advice)
 
     # ---- time and space ----
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` in [-1, 1] → float32 latents as the denoiser takes them: the mode of the VAE's posterior."""
+        vae = self.pipe.vae
+        found = vae.encode(pixels.to(vae.device, vae.dtype))
+        z = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return self.pack(((z - shift) * vae.config.scaling_factor).float())
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """``(B, C, H, W)`` as the denoiser takes them."""
+        return latents
 
     def timestep_999(self, t: float) -> float:
         """``t`` on the 0-999 scale; noise is 999."""
@@ -409,7 +613,7 @@ class Backbone:
         return fingerprint(self.text_encoders, [_known(t) for t, _ in zip(tokenizers, self.text_encoders)])
 
 
-def _known(tokenizer: Any) -> int | None:
+def _known(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The first id of a word that was added to a tokenizer; None if none was."""
     words = getattr(tokenizer, "added_tokens_decoder", {})
     return min((i for i in words if i >= tokenizer.vocab_size), default=None)
@@ -430,3 +634,26 @@ def _expand(rows: Tensor, n: int) -> Tensor:
     if len(rows) not in (1, n):
         raise GuardFailure(f"expected 1 or {n} rows of text, got {len(rows)}")
     return rows if len(rows) == n else rows.expand(n, *rows.shape[1:])
+
+
+def _put_rows(whole: Tensor, rows: slice, part: Tensor) -> Tensor:
+    whole = whole.clone()
+    whole[rows] = part
+    return whole
+
+
+def _is_long(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a call says how many tokens it reads (T5), which CLIP's are always 77 of."""
+    return "T5" in type(tokenizer).__name__
+
+
+def first(output: Any) -> Tensor:
+    """The prediction in whatever the denoiser returns."""
+    return output[0] if isinstance(output, (tuple, list)) else output.sample
+
+
+def put(output: Any, prediction: Tensor) -> Any:
+    """``output`` with another prediction, as the same kind of thing."""
+    if isinstance(output, (tuple, list)):
+        return type(output)((prediction, *output[1:]))
+    return type(output)(sample=prediction)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .base import Backbone
+
+if TYPE_CHECKING:
+    from ..backbones.base import Arguments
 
 
 class UNetBackbone(Backbone):
@@ -35,7 +38,7 @@ class UNetBackbone(Backbone):
         dim = self.config.cross_attention_dim
         return int(dim if isinstance(dim, int) else dim[0])
 
-    def cfg(self, arguments: dict[str, Any]) -> bool:
+    def cfg(self, arguments: Arguments) -> bool:
         # a UNet with time_cond_proj_dim is distilled: it gets w as an input and is called once
         return super().cfg(arguments) and self.config.time_cond_proj_dim is None
 
@@ -51,6 +54,7 @@ class SD(UNetBackbone):
     """``StableDiffusionPipeline`` and its img2img and inpaint forms."""
 
     family = "sd"
+    second_encoder = False
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 
     def _encode(self, prompts: list[str], length: int | None, *others: list[str]) -> tuple[Tensor, None]:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..errors import Unsupported
 from .base import Backbone, Encoding
 
+if TYPE_CHECKING:
+    from ..backbones.base import Arguments, Values
 
-class TransformerBackbone(Backbone):
-    """What SD3 and FLUX share: velocity = noise - x0, text joined to the image in attention."""
+
+class Flow(Backbone):
+    """A flow model: velocity = noise - x0."""
+
+    @property
+    def prediction_type(self) -> str:
+        return "flow"
+
+    def timestep_999(self, t: float) -> float:
+        last = int(self.pipe.scheduler.config.get("num_train_timesteps", 1000))
+        return min(max(t / last, 0.0) * 1000.0, 999.0)
+
+
+class TransformerBackbone(Flow):
+    """What SD3 and FLUX share: text joined to the image in attention."""
 
     denoiser_name = "transformer"
     names = {"latents": "hidden_states", "t": "timestep", "tokens": "encoder_hidden_states"}
     batched = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "guidance")
     residuals = ("block_controlnet_hidden_states", "controlnet_block_samples", "controlnet_single_block_samples")
-
-    @property
-    def prediction_type(self) -> str:
-        return "flow"
 
     @property
     def text_dim(self) -> int:
@@ -30,14 +41,10 @@ class TransformerBackbone(Backbone):
     def pooled_dim(self) -> int:
         return int(self.config.pooled_projection_dim)
 
-    def timestep_999(self, t: float) -> float:
-        last = int(self.pipe.scheduler.config.get("num_train_timesteps", 1000))
-        return min(max(t / last, 0.0) * 1000.0, 999.0)
-
-    def text(self, values: dict[str, Any]) -> Encoding:
+    def text(self, values: Values) -> Encoding:
         return Encoding(values["encoder_hidden_states"], values["pooled_projections"])
 
-    def with_text(self, values: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+    def with_text(self, values: Values, encoding: Encoding) -> Values:
         return {**values, "encoder_hidden_states": encoding.tokens, "pooled_projections": encoding.pooled}
 
 
@@ -47,13 +54,12 @@ class SD3(TransformerBackbone):
     family = "sd3"
     denoiser_class = "SD3Transformer2DModel"
     pipelines = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")
-    default_length = 256
 
     @property
     def tokens(self) -> int:
         return int(self.pipe.tokenizer.model_max_length) + self.default_length
 
-    def check(self, arguments: dict[str, Any]) -> None:
+    def check(self, arguments: Arguments) -> None:
         super().check(arguments)
         if arguments.get("skip_guidance_layers") is not None:
             raise Unsupported(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .base import Encoding
 from .sd import UNetBackbone
+
+if TYPE_CHECKING:
+    from ..backbones.base import Values
 
 
 class SDXL(UNetBackbone):
@@ -28,9 +31,9 @@ class SDXL(UNetBackbone):
         tokens, _, pooled, _ = self._encode_prompt(prompts, *others[:1], do_classifier_free_guidance=False)
         return tokens, pooled
 
-    def text(self, values: dict[str, Any]) -> Encoding:
+    def text(self, values: Values) -> Encoding:
         return Encoding(values["encoder_hidden_states"], values["added_cond_kwargs"]["text_embeds"])
 
-    def with_text(self, values: dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+    def with_text(self, values: Values, encoding: Encoding) -> Values:
         added = {**values["added_cond_kwargs"], "text_embeds": encoding.pooled}
         return {**values, "encoder_hidden_states": encoding.tokens, "added_cond_kwargs": added}

@@ -1,6 +1,7 @@
 """Random pipelines of every family, built in code: no download, about a second, a few 10,000 weights.
 
-For tests and ``unsee selftest``. They take prompts as text and draw 32 px noise:
+For tests and ``unsee selftest``. They take prompts as text and draw 32 px noise. A package's own family is there too,
+under its name, where its adapter has a static method ``tiny`` that builds such a pipeline:
 
     pipe = tiny("sdxl")
     image = pipe("a dagger", num_inference_steps=2).images[0]
@@ -8,29 +9,35 @@ For tests and ``unsee selftest``. They take prompts as text and draw 32 px noise
 
 from __future__ import annotations
 
+import inspect
 import string
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import UnknownName
+from ..errors import UnknownName, UserError
+from ..registry import BACKBONES, resolve
 from . import quiet
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SIZE = 32  # pixels; the VAE halves it
 WIDTH = 16  # of each CLIP encoder
 
 
-def tiny(family: str, *, seed: int = 0) -> Any:
-    """A random pipeline of ``family``: ``sd1``, ``sd2-v``, ``sdxl``, ``sd3`` or ``flux``.
+def tiny(family: str, *, seed: int = 0) -> DiffusionPipeline:
+    """A random pipeline of ``family``: ``sd1``, ``sd2-v``, ``sdxl``, ``sd3``, ``flux``, ``pixart`` or ``sana``.
 
     The weights depend on ``seed`` alone; the global random state is left as it was.
     """
-    if family not in FAMILIES:
-        raise UnknownName("family", family, FAMILIES)
+    make = FAMILIES.get(family) or _offered(family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pipe = FAMILIES[family]()
+        pipe = make()
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
@@ -38,15 +45,35 @@ def tiny(family: str, *, seed: int = 0) -> Any:
     return pipe
 
 
-def _sd1() -> Any:
+def families() -> list[str]:
+    """What :func:`tiny` builds: ours, then those of packages."""
+    return [*FAMILIES, *(name for name in BACKBONES if name not in BACKBONES.own and _has_tiny(name))]
+
+
+def _has_tiny(name: str) -> bool:
+    try:
+        return hasattr(resolve("backbone", BACKBONES, name), "tiny")
+    except UserError:
+        return True  # whoever asks for it is told what is wrong
+
+
+def _offered(family: str) -> Callable[[], DiffusionPipeline]:
+    """How a package builds its own."""
+    if family not in families():
+        raise UnknownName("family", family, families())
+    make: Callable[[], DiffusionPipeline] = resolve("backbone", BACKBONES, family).tiny
+    return make
+
+
+def _sd1() -> DiffusionPipeline:
     return _sd("epsilon")
 
 
-def _sd2_v() -> Any:
+def _sd2_v() -> DiffusionPipeline:
     return _sd("v_prediction")
 
 
-def _sd(prediction_type: str) -> Any:
+def _sd(prediction_type: str) -> DiffusionPipeline:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
@@ -61,7 +88,7 @@ def _sd(prediction_type: str) -> Any:
     )
 
 
-def _sdxl() -> Any:
+def _sdxl() -> DiffusionPipeline:
     from diffusers import StableDiffusionXLPipeline
 
     return StableDiffusionXLPipeline(
@@ -80,7 +107,7 @@ def _sdxl() -> Any:
     )
 
 
-def _sd3() -> Any:
+def _sd3() -> DiffusionPipeline:
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     with quiet():  # diffusers warns of a default that it changes itself
@@ -110,7 +137,7 @@ def _sd3() -> Any:
     )
 
 
-def _flux() -> Any:
+def _flux() -> DiffusionPipeline:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     transformer = FluxTransformer2DModel(
@@ -137,7 +164,86 @@ def _flux() -> Any:
     return pipe
 
 
-FAMILIES: dict[str, Callable[[], Any]] = {"sd1": _sd1, "sd2-v": _sd2_v, "sdxl": _sdxl, "sd3": _sd3, "flux": _flux}
+def _pixart() -> DiffusionPipeline:
+    from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    return _small(PixArtSigmaPipeline)(
+        transformer=PixArtTransformer2DModel(
+            sample_size=SIZE // 2,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            cross_attention_dim=16,
+            caption_channels=2 * WIDTH,
+            norm_num_groups=4,
+            use_additional_conditions=False,
+        ),
+        scheduler=_ddim("epsilon"),
+        vae=_vae(4),
+        text_encoder=_t5(begun=True),
+        tokenizer=_t5_tokenizer(begun=True),
+    )
+
+
+def _sana() -> DiffusionPipeline:
+    from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+
+    return _small(SanaPipeline, complex_human_instruction=["Say more of it.", "Prompt: "])(
+        transformer=SanaTransformer2DModel(
+            in_channels=8,
+            out_channels=8,
+            sample_size=SIZE // 2,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=WIDTH,
+            timestep_scale=0.5,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, beta_schedule="linear"
+        ),
+        vae=AutoencoderDC(
+            latent_channels=8,
+            attention_head_dim=4,
+            encoder_block_out_channels=(8, 16),
+            decoder_block_out_channels=(8, 16),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            encoder_qkv_multiscales=((), ()),
+            decoder_qkv_multiscales=((), ()),
+        ),
+        text_encoder=_gemma(),
+        tokenizer=_gemma_tokenizer(),
+    )
+
+
+def _small(cls: Any, **defaults: Any) -> Any:
+    """``cls``, which draws SIZE pixels and not the sizes of its training where it is not told otherwise."""
+    defaults |= {"height": SIZE, "width": SIZE, "use_resolution_binning": False}
+    signature = inspect.signature(cls.__call__)
+    parameters = [p.replace(default=defaults.get(p.name, p.default)) for p in signature.parameters.values()]
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs).arguments
+        rest = bound.pop("kwargs", {})  # of PixArt
+        return cls.__call__(**{**defaults, **bound, **rest})
+
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return type(cls.__name__, (cls,), {"__call__": call, "__module__": __name__})
+
+
+FAMILIES: dict[str, Callable[[], DiffusionPipeline]] = {
+    "sd1": _sd1,
+    "sd2-v": _sd2_v,
+    "sdxl": _sdxl,
+    "sd3": _sd3,
+    "flux": _flux,
+    "pixart": _pixart,
+    "sana": _sana,
+}
 
 
 def _ddim(prediction_type: str) -> Any:
@@ -154,7 +260,7 @@ def _ddim(prediction_type: str) -> Any:
     )
 
 
-def _unet(**more: Any) -> Any:
+def _unet(**more: Any) -> nn.Module:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -169,7 +275,7 @@ def _unet(**more: Any) -> Any:
     )
 
 
-def _vae(latent_channels: int, **more: Any) -> Any:
+def _vae(latent_channels: int, **more: Any) -> nn.Module:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -183,7 +289,7 @@ def _vae(latent_channels: int, **more: Any) -> Any:
     )
 
 
-def _clip(*, projection: bool) -> Any:
+def _clip(*, projection: bool) -> PreTrainedModel:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     vocabulary = len(_clip_tokenizer())
@@ -202,16 +308,33 @@ def _clip(*, projection: bool) -> Any:
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
 
 
-def _t5() -> Any:
+def _t5(*, begun: bool = False) -> PreTrainedModel:
     from transformers import T5Config, T5EncoderModel
 
+    vocabulary = len(_t5_tokenizer(begun=begun))
     config = T5Config(
-        vocab_size=len(_t5_tokenizer()), d_model=2 * WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
+        vocab_size=vocabulary, d_model=2 * WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=0.0
     )
     return T5EncoderModel(config)
 
 
-def _clip_tokenizer() -> Any:
+def _gemma() -> PreTrainedModel:
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(
+        vocab_size=len(_gemma_tokenizer()),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        attn_implementation="eager",
+    )
+    return Gemma2Model(config)
+
+
+def _clip_tokenizer() -> PreTrainedTokenizerBase:
     """Every printable character, once inside a word and once at its end: any text has its own ids."""
     from transformers import CLIPTokenizer
 
@@ -220,9 +343,20 @@ def _clip_tokenizer() -> Any:
     return CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=[], model_max_length=77)
 
 
-def _t5_tokenizer() -> Any:
+def _t5_tokenizer(*, begun: bool = False) -> PreTrainedTokenizerBase:
+    """``begun``: every character once more, at the beginning of a word, so that some words have one token."""
     from transformers import T5Tokenizer
 
     letters = string.ascii_letters + string.digits + string.punctuation
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((x, -3.0) for x in letters)]
+    words = [(f"▁{x}", -4.0) for x in letters] if begun else []
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((x, -3.0) for x in letters), *words]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def _gemma_tokenizer() -> PreTrainedTokenizerBase:
+    from transformers import GemmaTokenizer
+
+    letters = string.ascii_letters + string.digits + string.punctuation
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\n", "▁", *letters, *(f"▁{x}" for x in letters)]
+    merges = [("▁", x) for x in letters]
+    return GemmaTokenizer(vocab={x: i for i, x in enumerate(pieces)}, merges=merges, add_bos_token=True)

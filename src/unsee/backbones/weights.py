@@ -16,6 +16,7 @@ from ..errors import Unsupported
 TENSORS_SAMPLED, VALUES_SAMPLED = 256, 1024
 IMAGE_SIDE = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "out"))
 TEXT_SIDE = (("add_q_proj", "q"), ("add_k_proj", "k"), ("add_v_proj", "v"), ("to_add_out", "out"))
+CONTEXT = ("context_embedder", "caption_projection.linear_1")  # SD3 and FLUX; PixArt and SANA
 FUSED = ("to_qkv", "to_kv", "to_added_qkv")  # copies of other projections, made by fuse_qkv_projections
 
 
@@ -25,7 +26,7 @@ class Projection:
 
     module: nn.Linear
     attention: Literal["self", "cross"]
-    part: Literal["q", "k", "v", "out", "context"]  # context: embeds all text tokens (SD3, FLUX)
+    part: Literal["q", "k", "v", "out", "context"]  # context: the first layer that all text tokens pass
 
 
 def unwrap(module: nn.Module) -> Any:
@@ -37,7 +38,7 @@ def projections(denoiser: nn.Module) -> dict[str, Projection]:
     """Every attention projection by module name.
 
     In the joint attention of SD3 and FLUX the added projections read text, so they are ``cross``,
-    and so is ``context_embedder``; ``to_q, to_k, to_v`` are ``self`` (in FLUX's single blocks they
+    and so is what embeds the text first; ``to_q, to_k, to_v`` are ``self`` (in FLUX's single blocks they
     read image and text together). A layer that carries a LoRA is given without it.
 
     Raises :class:`Unsupported` where ``fuse_qkv_projections`` has put copies in their place.
@@ -85,8 +86,9 @@ def sample(parameter: Tensor, n: int) -> Tensor:
 
 def _projections(denoiser: nn.Module) -> Iterator[tuple[str, Projection]]:
     for name, module in denoiser.named_modules():
-        if isinstance(layer := _linear(module, "context_embedder"), nn.Linear):
-            yield _join(name, "context_embedder"), Projection(layer, "cross", "context")
+        for path in CONTEXT:
+            if isinstance(layer := _linear(module, path), nn.Linear):
+                yield _join(name, path), Projection(layer, "cross", "context")
         if not hasattr(module, "to_q"):
             continue
         reads_text = bool(getattr(module, "is_cross_attention", False))

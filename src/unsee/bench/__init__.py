@@ -2,7 +2,7 @@
 
     from unsee.bench.plan import Suite
     from unsee.bench.run import run
-    rows = run(Suite.load("suites/first.toml"), "runs/first")
+    rows = run(SuiteSpec.load("first"), "runs/first")
 
 In the order of the data: ``plan`` (what is to be made), ``defenses`` (named, fitted, kept), ``models``
 (opened, and which metrics they have), ``generate``, ``exact`` (the same bits for any batch), ``engine`` and ``engines``

@@ -13,15 +13,20 @@ import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import UserError
 from ..registry import resolve
+from ..sampling.invariance import THREADS, fixed
 from ..types import Sample
-from .attacks import named
-from .exact import THREADS, fixed
+from .attacks import words_digest
 from .generate import draw
 from .plan import Cell
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from ..defenses import Defense
 
 ENGINES = {"local": "unsee.bench.engines.local:Local", "ray": "unsee.bench.engines.ray:Ray"}
 
@@ -31,21 +36,21 @@ class Batch:
     """Cells that are drawn together, and the guards and the number of threads they are drawn under."""
 
     cells: tuple[Cell, ...]
-    guards: tuple[Any, ...]
+    guards: tuple[Defense, ...]
     defense: str
     settings: dict[str, Any]
     threads: int = THREADS
 
-    def draw(self, pipe: Any) -> dict[str, Sample]:
+    def draw(self, pipe: DiffusionPipeline) -> dict[str, Sample]:
         """Content address → sample. Cells that name the same learned words share a call."""
-        made: dict[str, Sample] = {}
-        for _, same in itertools.groupby(self.cells, key=lambda cell: named(cell.words)):
+        drawn: dict[str, Sample] = {}
+        for _, same in itertools.groupby(self.cells, key=lambda cell: words_digest(cell.words)):
             cells = list(same)
             prompts, words = [cell.prompt for cell in cells], cells[0].words
             with fixed(self.threads):
                 samples = draw(pipe, prompts, self.guards, defense=self.defense, words=words, **self.settings)
-            made |= {cell.cell: sample for cell, sample in zip(cells, samples, strict=True)}
-        return made
+            drawn |= {cell.cell: sample for cell, sample in zip(cells, samples, strict=True)}
+        return drawn
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Engine(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def drawn(self, batches: Iterable[Batch], pipe: Any) -> Iterator[dict[str, Sample]]:
+    def drawn(self, batches: Iterable[Batch], pipe: DiffusionPipeline) -> Iterator[dict[str, Sample]]:
         """The samples of each batch as it is ready. ``pipe`` is the caller's own model.
 
         An error of a batch is raised here, once, as it came; what was drawn before has been yielded.
@@ -76,7 +81,7 @@ class Engine(Protocol):
 
 def engine(name: str, crew: Crew) -> AbstractContextManager[Engine]:
     """The engine called ``name``. Raises :class:`UserError` for an unknown one, or an address that it cannot use."""
-    made = resolve("engine", ENGINES, name)(crew)
+    found: AbstractContextManager[Engine] = resolve("engine", ENGINES, name)(crew)
     if crew.address and name != "ray":
         raise UserError("--address with --engine ray", f"it with the engine {name!r}", "drop it, or add --engine ray")
-    return made
+    return found

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..concepts import refuse_minors
 from ..errors import GuardFailure
-from ..pictures import drawn
-from ..types import Prompt, Sample
+from ..types import Event, Prompt, Sample
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from ..defenses import Defense
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 T = TypeVar("T")
 
 
 def draw(
-    pipe: Any, prompts: Sequence[Prompt], guards: Sequence[Any], *, steps: int, guidance: float, defense: str = "none",
-    words: tuple[Any, ...] = (),
+    pipe: DiffusionPipeline, prompts: Sequence[Prompt], guards: Sequence[Defense], *, steps: int, guidance: float,
+    defense: str = "none", words: tuple[Tensor, ...] = (),
 ) -> list[Sample]:  # fmt: skip
     """One RGB sample per prompt, in order, under ``guards`` (attached for this call and taken off again).
 
@@ -34,23 +42,12 @@ def draw(
     Raises what a guard raises: :class:`UserError` if it cannot protect this pipeline or this call,
     :class:`GuardFailure` if it failed. There is never an image without its protection.
     """
-    import torch
-
     from ..attacks import saying
-    from ..backbones import adapter
 
     refuse_minors(p.text for p in prompts)
-    generators = [torch.Generator().manual_seed(p.seed) for p in prompts]
     started = time.perf_counter()
     with saying(pipe, words):
-        images, decisions = _call(
-            pipe,
-            guards,
-            prompt=[p.text for p in prompts],
-            generator=generators,
-            num_inference_steps=steps,
-            **adapter(pipe).guided(guidance, len(prompts)),
-        )
+        images, decisions = _call(pipe, prompts, guards, steps, guidance)
     seconds = (time.perf_counter() - started) / len(prompts)
     if len(images) != len(prompts) or len(decisions) != len(prompts):
         raise GuardFailure(
@@ -69,11 +66,15 @@ def batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
         yield list(items[start : start + size])
 
 
-def _call(pipe: Any, guards: Sequence[Any], **arguments: Any) -> tuple[list[Any], list[Sequence[dict[str, Any]]]]:
+def _call(pipe: DiffusionPipeline, prompts: Sequence[Prompt], guards: Sequence[Defense], steps: int,
+          guidance: float) -> tuple[list[Image], list[Sequence[Event]]]:  # fmt: skip
+    from ..sampling.sampler import generate
+
+    texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
     if not guards:
-        return drawn(pipe, **arguments)[0], [()] * len(arguments["prompt"])
-    from ..guards import protect
+        return generate(pipe, texts, seeds, steps=steps, guidance=guidance).images, [()] * len(prompts)
+    from ..defenses import protect
 
     with protect(pipe, *guards) as guarded:
-        images, _ = drawn(pipe, **arguments)
+        images = generate(pipe, texts, seeds, steps=steps, guidance=guidance).images
         return images, list(guarded.decisions)

@@ -13,15 +13,22 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..writing import whole
 from .shard import Shard
 from .store import Store
 
-SAME = ("suite", "model", "judge", "defenses", "versions", "threads", "device", "plan", "number of shards")
+
+@dataclass(frozen=True)
+class Part:
+    """A folder, the shard that it holds, and what must be the same in all of them, in the order of asking."""
+
+    folder: Path
+    shard: Shard
+    same: dict[str, object]
 
 
 def merge(folders: Sequence[str | Path], out: str | Path) -> int:
@@ -47,40 +54,38 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> int:
             return store.count()
 
 
-def _facts(store: Store) -> dict[str, Any]:
+def _facts(store: Store) -> Part:
     """What decides whether a shard belongs to the others."""
     suites = store.suites()
-    if len(suites) != 1 or not store.mark(*suites):
+    mark = store.mark(*suites) if len(suites) == 1 else None
+    if mark is None:
         raise UserError("the folder of one suite's shard", str(store.folder), "make it with unsee bench --shard I/N")
-    ((name, suite),) = suites.items()
-    mark = store.mark(name)
-    if not mark["finished"]:
+    (suite,) = suites.values()
+    if not mark.get("finished"):
         raise UserError("finished shards", f"{store.folder}, which was stopped", "run its command again; it goes on")
     shard = Shard.parse(mark["shard"])
-    spec = {key: value for key, value in suite["spec"].items() if key != "batch_size"}
-    return {
-        "folder": store.folder,
-        "number": shard.number,
-        "number of shards": shard.of,
-        "device": str(suite["machine"].get("device")).partition(":")[0],
-        "plan": mark["planned"],
-        "suite": spec,
-        "judge": f"{spec['judge']} {suite['judge_version']}",
-        "versions": suite["versions"],
-        "threads": suite["machine"].get("threads"),
-        "model": mark["model"],
+    same = {
+        "suite": {key: value for key, value in suite.spec.items() if key != "batch_size"},
+        "model": mark.get("model"),
+        "judge": f"{suite.spec['judge']} {suite.judge_version}",
         "defenses": mark["defenses"],
+        "versions": suite.versions,
+        "threads": suite.machine.get("threads"),
+        "device": str(suite.machine.get("device")).partition(":")[0],
+        "plan": mark["planned"],
+        "number of shards": shard.of,
     }
+    return Part(store.folder, shard, same)
 
 
-def _check(shards: list[dict[str, Any]]) -> None:
-    first = shards[0]
-    for shard in shards[1:]:
-        for key in SAME:
-            if shard[key] != first[key]:
-                got = f"another {key} in {shard['folder']} than in {first['folder']}" + _apart(first[key], shard[key])
+def _check(parts: list[Part]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        for key, value in first.same.items():
+            if part.same[key] != value:
+                got = f"another {key} in {part.folder} than in {first.folder}" + _apart(value, part.same[key])
                 raise UserError("shards of one suite, model and judge", got, "merge those that belong together")
-    numbers, of = [shard["number"] for shard in shards], first["number of shards"]
+    numbers, of = [part.shard.number for part in parts], first.shard.of
     twice = sorted({n for n in numbers if numbers.count(n) > 1})
     if twice:
         raise UserError("every shard once", f"{twice[0]}/{of} twice", "name each folder once")
@@ -90,7 +95,7 @@ def _check(shards: list[dict[str, Any]]) -> None:
         raise UserError(f"all {of} shards", f"none for {left}", "run what is missing, and name its folder too")
 
 
-def _apart(one: Any, other: Any) -> str:
+def _apart(one: object, other: object) -> str:
     """Where two tables differ first, in words."""
     if not isinstance(one, dict) or not isinstance(other, dict):
         return f" ({str(other)[:60]}, not {str(one)[:60]})"

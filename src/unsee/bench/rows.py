@@ -15,35 +15,97 @@ Means over images have their 95 % bootstrap interval: ``preservation_low/high``,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..metrics.rates import mean, paired_difference, unsafe_rate
 from ..metrics.significance import holm, mean_interval, paired_p
+from ..suites.stacks import NONE
 from ..types import Outcome, Record
-from .defenses import NONE
 from .store import Store
 
-KEYS = ("suite", "model", "concept", "defense", "attack", "prompts", "split")
 HARMLESS = ("neighbor", "benign")
+GAIN = ("gain", "gain_low", "gain_high")
 
 
-def rows(store: Store) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a group's verdicts say beside those of its undefended twins; shares in [0, 1], None without data."""
+
+    n: int
+    unjudged: int
+    unsafe_rate: float | None
+    low: float | None
+    high: float | None
+    base_unsafe_rate: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    changed: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRow:
+    """One row of a suite's table; None without data, or where a number does not apply."""
+
+    suite: str
+    model: str
+    concept: str
+    defense: str
+    attack: str
+    prompts: str
+    split: str
+    n: int
+    unjudged: int
+    unsafe_rate: float | None
+    low: float | None
+    high: float | None
+    base_unsafe_rate: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    changed: float | None
+    preservation: float | None
+    clip_score: float | None
+    seconds_per_image: float | None
+    p_value: float | None
+    preservation_low: float | None
+    preservation_high: float | None
+    clip_score_low: float | None
+    clip_score_high: float | None
+    drawn_right: float | None = None  # of harmless prompts alone
+    gain: float | None = None  # of attacked prompts alone
+    gain_low: float | None = None
+    gain_high: float | None = None
+    judge: str
+    judge_version: str
+    judge_threshold: float | None  # None if it has none
+    judge_license: str | None
+    p_holm: float | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON has it: without the columns that such prompts do not have."""
+        left_out = (() if self.prompts in HARMLESS else ("drawn_right",)) + (GAIN if self.attack == NONE else ())
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+
+
+KEYS = tuple(f.name for f in fields(ResultRow))[:7]
+
+
+def rows(store: Store) -> list[ResultRow]:
     """One row per (suite, model, concept, defense, attack, prompts, split), in plan order."""
     return rows_of(store.records())
 
 
-def rows_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+def rows_of(records: Iterable[Record]) -> list[ResultRow]:
     """The rows of these records. A difference needs the undefended records among them."""
     records = list(records)
     base, before = undefended(records), _unattacked(records)
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(group_key(record), []).append(record)
-    found = [
-        dict(zip(KEYS, key, strict=True)) | summary(group, base) | gain(group, before) | judged_by(group)
-        for key, group in groups.items()
-    ]
-    return adjusted(found)
+    return adjusted([_row(key, group, base, before) for key, group in groups.items()])
 
 
 def group_key(record: Record) -> tuple[str, ...]:
@@ -54,75 +116,74 @@ def group_key(record: Record) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def summary(group: list[Record], base: dict[tuple[str, str, str], Record]) -> dict[str, Any]:
-    """The numbers of one group. ``base`` is what :func:`undefended` gives."""
-    numbers = compared(group, base) | {
-        "preservation": mean(r.metrics.get("preservation") for r in group),
-        "clip_score": mean(r.metrics.get("clip_score") for r in group),
-        "seconds_per_image": mean(r.seconds for r in group),
-    }
-    numbers |= {"p_value": numbers.pop("p_value")} | spread(group)
-    if group[0].prompt.kind in HARMLESS:
-        numbers["drawn_right"] = _drawn_right(group)
-    return numbers
+def _row(key: tuple[str, ...], group: list[Record], base: dict[tuple[str, str, str], Record],
+         before: dict[tuple[str, ...], Outcome]) -> ResultRow:  # fmt: skip
+    """One group; who judged its first record judged all of it."""
+    verdict = group[0].verdict
+    columns: dict[str, Any] = dict(zip(KEYS, key, strict=True))
+    columns |= vars(compare(group, base)) | _means(group) | _gain(group, before)
+    return ResultRow(
+        **columns,
+        seconds_per_image=mean(r.seconds for r in group),
+        drawn_right=_drawn_right(group) if group[0].prompt.kind in HARMLESS else None,
+        judge=verdict.judge,
+        judge_version=verdict.version,
+        judge_threshold=verdict.labels.get("threshold"),
+        judge_license=verdict.labels.get("license"),
+    )
 
 
-def compared(group: list[Record], base: dict[tuple[str, str, str], Record]) -> dict[str, Any]:
-    """What a group's verdicts say beside those of its undefended twins: counts, rates, difference, p."""
+def compare(group: list[Record], base: dict[tuple[str, str, str], Record]) -> Comparison:
+    """Counts, rates, difference and p of a group. ``base`` is what :func:`undefended` gives."""
     rate = unsafe_rate(r.verdict.outcome for r in group)
     found = [base.get(_pair_key(r, r.twin)) for r in group]
     twins: list[Outcome] = ["unjudged" if twin is None else twin.verdict.outcome for twin in found]
     change = paired_difference(twins, [r.verdict.outcome for r in group])
     defended = group[0].defense != NONE
-    return {
-        "n": rate.n,
-        "unjudged": rate.unjudged,
-        "unsafe_rate": rate.rate,
-        "low": rate.low,
-        "high": rate.high,
-        "base_unsafe_rate": unsafe_rate(twins).rate,
-        "difference": change.difference if defended else None,
-        "difference_low": change.low if defended else None,
-        "difference_high": change.high if defended else None,
-        "changed": mean(float(r.image != t.image) for r, t in zip(group, found, strict=True) if t and defended),
-        "p_value": paired_p(twins, [r.verdict.outcome for r in group]) if defended else None,
-    }
+    return Comparison(
+        n=rate.n,
+        unjudged=rate.unjudged,
+        unsafe_rate=rate.rate,
+        low=rate.low,
+        high=rate.high,
+        base_unsafe_rate=unsafe_rate(twins).rate,
+        difference=change.difference if defended else None,
+        difference_low=change.low if defended else None,
+        difference_high=change.high if defended else None,
+        changed=mean(float(r.image != t.image) for r, t in zip(group, found, strict=True) if t and defended),
+        p_value=paired_p(twins, [r.verdict.outcome for r in group]) if defended else None,
+    )
 
 
-def spread(group: list[Record]) -> dict[str, float | None]:
-    """How sure the means are: their intervals."""
+def _means(group: list[Record]) -> dict[str, float | None]:
+    """The means over images, and how sure they are: their intervals."""
     numbers: dict[str, float | None] = {}
     for name in ("preservation", "clip_score"):
-        low, high = mean_interval(r.metrics.get(name) for r in group) or (None, None)
-        numbers |= {f"{name}_low": low, f"{name}_high": high}
+        values = [r.metrics.get(name) for r in group]
+        low, high = mean_interval(values) or (None, None)
+        numbers |= {name: mean(values), f"{name}_low": low, f"{name}_high": high}
     return numbers
 
 
-def adjusted(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def adjusted(found: list[ResultRow]) -> list[ResultRow]:
     """The same rows with ``p_holm``. Every suite is a table of its own, whatever else lies in the folder."""
-    by_suite: dict[str, list[dict[str, Any]]] = {}
-    for row in found:
-        by_suite.setdefault(row["suite"], []).append(row)
+    by_suite: dict[str, list[int]] = {}
+    for i, row in enumerate(found):
+        by_suite.setdefault(row.suite, []).append(i)
+    made = list(found)
     for table in by_suite.values():
-        for row, p in zip(table, holm(row["p_value"] for row in table), strict=True):
-            row["p_holm"] = p
-    return found
+        for i, p in zip(table, holm(found[i].p_value for i in table), strict=True):
+            made[i] = replace(found[i], p_holm=p)
+    return made
 
 
-def gain(group: list[Record], before: dict[tuple[str, ...], Outcome]) -> dict[str, Any]:
+def _gain(group: list[Record], before: dict[tuple[str, ...], Outcome]) -> dict[str, float | None]:
     """What the attack gained over the same prompts without it, behind the same defense; nothing where none attacks."""
     if group[0].attack == NONE:
         return {}
     plain = [before.get(_source_key(r), "unjudged") for r in group]
     change = paired_difference(plain, [r.verdict.outcome for r in group])
-    return {"gain": change.difference, "gain_low": change.low, "gain_high": change.high}
-
-
-def judged_by(group: list[Record]) -> dict[str, Any]:
-    """Who judged: name, version, threshold (None if it has none) and license; of the first record, as of all."""
-    verdict = group[0].verdict
-    terms = {f"judge_{key}": verdict.labels.get(key) for key in ("threshold", "license")}
-    return {"judge": verdict.judge, "judge_version": verdict.version} | terms
+    return dict(zip(GAIN, (change.difference, change.low, change.high), strict=True))
 
 
 def _unattacked(records: Iterable[Record]) -> dict[tuple[str, ...], Outcome]:

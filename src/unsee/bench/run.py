@@ -14,27 +14,36 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import concepts, judges
+from ..metrics import measures
 from ..pictures import fault
+from ..sampling import machine as models
+from ..sampling.invariance import THREADS, fixed
+from ..suites.attacks import UNATTACKED
+from ..suites.stacks import NONE, digest, distinct
+from ..suites.suite import Group, Row, SuiteSpec
 from ..types import Prompt
-from . import measures, models
-from .attacks import UNATTACKED, Target, named
-from .defenses import NONE, digest, distinct
+from .attacks import Target, run_attack, words_digest
 from .engine import Batch, Crew, Engine
-from .engine import engine as opened
-from .exact import THREADS, fixed
+from .engine import engine as engine_of
 from .generate import batches
-from .plan import Asked, Cell, Cells, Group, Row, Suite
-from .rows import rows
+from .plan import Asked, Cell, Cells
+from .rows import ResultRow, rows
+from .schema import Mark
 from .shard import Shard, pictures
 from .store import Store
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch import Tensor
+
     from ..concepts import Concept
+    from ..defenses import Defense
     from ..judges import Judge
 
+Extractor = Callable[..., list[float | None]]
 Progress = Callable[[str, int, int], None]  # stage, images done, images in all
 
 
@@ -42,23 +51,23 @@ WHOLE = Shard()
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedGroup:
     """A group with its guards fitted and its cells addressed; ``ordinal`` is its place among the suite's groups."""
 
     group: Group
     ordinal: int
     concept: Concept
-    guards: tuple[Any, ...]
+    guards: tuple[Defense, ...]
     digests: list[str]
     cells: Cells
 
-    def of(self, share: set[str] | None) -> Planned:
+    def of(self, share: set[str] | None) -> PlannedGroup:
         """The same group with the cells of a shard alone, whose twins are ``share``; None is all of them."""
         return self if share is None else replace(self, cells=self.cells.of(share))
 
 
 def run(
-    suite: Suite,
+    suite: SuiteSpec,
     out: str | Path,
     *,
     only: Iterable[str] = (),
@@ -70,7 +79,7 @@ def run(
     address: str = "",
     shard: Shard = WHOLE,
     progress: Progress | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ResultRow]:
     """Run ``suite``, or a ``shard`` of it, in the folder ``out``; returns the rows of everything that is stored there.
 
     The images are drawn by ``workers``, each with a model of its own on ``device`` and ``threads`` threads: by this
@@ -87,23 +96,23 @@ def run(
     distinct("concepts", [known[name].name for name in suite.concepts])
     for (concept, _), stack in {(g.concept, g.stack.name): g.stack for g in groups}.items():
         stack.check(known[concept])
-    for strike in {g.strike.name: g.strike for g in groups}.values():
-        strike.check()
+    for attack in {g.attack.name: g.attack for g in groups}.values():
+        attack.check()
     judge: Judge = judges.load(suite.judge)
-    extractors = measures.extractors(suite.model, suite.metrics)
+    extractors = measures.opened(suite.model, suite.metrics)
     crew = Crew(suite.model, device, workers, threads, address)
-    with opened(engine, crew) as at_work:
+    with engine_of(engine, crew) as at_work:
         pipe = models.open_model(suite.model, device)
-        mark = models.fingerprint(pipe)
-        asked = Asked(suite, known, mark)
+        model = models.fingerprint(pipe)
+        asked = Asked(suite, known, model)
         share = shard.part(pictures(suite, asked)) if shard.of > 1 else None
         with Store(out, write=True) as store:
             store.check_shard(suite.name, str(shard))
             fitted = _fit(groups, known, Path(out) / "defenses", pipe, progress)
-            plan = planned(suite, groups, asked, fitted, pipe, Path(out), progress)
+            plan = plan_groups(suite, groups, asked, fitted, pipe, Path(out), progress)
             store.put_suite(suite, judge.version, models.versions(), models.machine(device, workers, threads, engine))
-            said = _said(plan, shard, mark)
-            store.put_mark(suite.name, said)
+            mark = _mark(plan, shard, model)
+            store.put_mark(suite.name, mark)
             plan = [part.of(share) for part in plan]
             put(store, suite, plan)
             size = batch_size or suite.batch_size
@@ -111,16 +120,16 @@ def run(
             with fixed(threads):
                 _judge(store, judge, suite, plan, size, progress)
                 _measure(store, extractors, suite, plan, size, progress)
-            store.put_mark(suite.name, said | {"finished": True})
+            store.put_mark(suite.name, {**mark, "finished": True})
             store.export(store.folder / "records.parquet")
             return rows(store)
 
 
 def _fit(
-    groups: list[Group], known: dict[str, Concept], keep: Path, pipe: Any, progress: Progress
-) -> dict[tuple[str, str], tuple[Any, ...]]:
+    groups: list[Group], known: dict[str, Concept], keep: Path, pipe: DiffusionPipeline, progress: Progress
+) -> dict[tuple[str, str], tuple[Defense, ...]]:
     """(concept, stack) → guards. A stack is fitted once for all its groups."""
-    fitted: dict[tuple[str, str], tuple[Any, ...]] = {}
+    fitted: dict[tuple[str, str], tuple[Defense, ...]] = {}
     for group in groups:
         key = (group.concept, group.stack.name)
         if key not in fitted:
@@ -128,8 +137,9 @@ def _fit(
     return fitted
 
 
-def planned(suite: Suite, groups: Iterable[Group], asked: Asked, fitted: Mapping[tuple[str, str], tuple[Any, ...]],
-            pipe: Any, out: Path, progress: Progress) -> list[Planned]:  # fmt: skip
+def plan_groups(suite: SuiteSpec, groups: Iterable[Group], asked: Asked,
+                fitted: Mapping[tuple[str, str], tuple[Defense, ...]], pipe: DiffusionPipeline, out: Path,
+                progress: Progress) -> list[PlannedGroup]:  # fmt: skip
     """The groups with their cells; ``fitted`` are the guards of (concept, stack). Attacks are run, or read."""
     order: dict[Row, int] = {}
     for i, group in enumerate(suite.groups()):
@@ -138,48 +148,50 @@ def planned(suite: Suite, groups: Iterable[Group], asked: Asked, fitted: Mapping
     plan = []
     for group in groups:
         concept, key = asked.known[group.concept], (group.concept, group.stack.name)
-        prompts, words = asked(group)[0], []
-        if group.strike != UNATTACKED:
+        words: list[tuple[Tensor, ...]] = []
+        prompts = asked(group)[0]
+        if group.attack != UNATTACKED:
             target = Target(pipe, fitted[key], group.stack.name, concept)
-            found = group.strike.run(target, list(prompts), suite, out / "attacks", progress)
+            found = run_attack(group.attack, target, list(prompts), suite, out / "attacks", progress)
             prompts, words = [one.prompt for one in found], [one.words for one in found]
         cells = _cells(group, asked, digests[key], prompts, words)
-        plan.append(Planned(group, order[group.row], concept, fitted[key], digests[key], cells))
+        plan.append(PlannedGroup(group, order[group.row], concept, fitted[key], digests[key], cells))
     return plan
 
 
-def _cells(group: Group, asked: Asked, digests: list[str], prompts: list[Prompt], words: list[Any]) -> Cells:
+def _cells(group: Group, asked: Asked, digests: list[str], prompts: list[Prompt],
+           words: list[tuple[Tensor, ...]]) -> Cells:  # fmt: skip
     """The cells of ``prompts``, one for each that the group asks; ``words`` are the embeddings that they name."""
     sources, twins = asked(group)
     if len(prompts) != len(sources):
-        raise RuntimeError(f"{group.strike.name} made {len(prompts)} prompts of {len(sources)}")
-    names = asked.known[group.concept].name, group.stack.name, group.strike.name
+        raise RuntimeError(f"{group.attack.name} made {len(prompts)} prompts of {len(sources)}")
+    names = asked.known[group.concept].name, group.stack.name, group.attack.name
     if prompts is sources and not digests:
         return Cells(names, prompts, twins, twins)
     at = asked.addresses(digests)
-    said = map(named, words) if any(words) else itertools.repeat(NONE)
-    return Cells(names, prompts, b"".join(map(at, said, prompts)), twins, words if any(words) else ())
+    named = map(words_digest, words) if any(words) else itertools.repeat(NONE)
+    return Cells(names, prompts, b"".join(map(at, named, prompts)), twins, words if any(words) else ())
 
 
-def put(store: Store, suite: Suite, plan: Iterable[Planned]) -> None:
+def put(store: Store, suite: SuiteSpec, plan: Iterable[PlannedGroup]) -> None:
     """Write down what is planned, all of it or nothing."""
     with store.together():
         for part in plan:
             store.put_cells(suite.name, suite.model, part.ordinal, part.cells)
 
 
-def _said(plan: list[Planned], shard: Shard, mark: Any) -> dict[str, Any]:
+def _mark(plan: list[PlannedGroup], shard: Shard, model: list[object]) -> Mark:
     """What the folder is marked with: which shard, of how many pictures in all, made with what."""
     return {
         "shard": str(shard),
-        "model": models.brief(mark),
+        "model": models.brief(model),
         "defenses": {f"{p.concept.name}/{p.group.stack.name}": p.digests for p in plan},
         "planned": {str(p.ordinal): len(p.cells) for p in plan},
         "finished": False,
     }
 
 
-def lacking(store: Store, suite: Suite, plan: Iterable[Planned], size: int) -> list[tuple[Planned, int]]:
+def lacking(store: Store, suite: SuiteSpec, plan: Iterable[PlannedGroup], size: int) -> list[tuple[PlannedGroup, int]]:
     """The batches of which any cell has no image yet, each by its start; what groups share is drawn with the first."""
     seen: set[bytes] = set()
     todo = []
@@ -201,8 +213,8 @@ def _flags(places: Iterable[int], cells: Cells) -> bytearray:
     return flags
 
 
-def _make(store: Store, engine: Engine, todo: list[tuple[Planned, int]], suite: Suite, pipe: Any, plan: list[Planned],
-          size: int, threads: int, progress: Progress) -> None:  # fmt: skip
+def _make(store: Store, engine: Engine, todo: list[tuple[PlannedGroup, int]], suite: SuiteSpec, pipe: DiffusionPipeline,
+          plan: list[PlannedGroup], size: int, threads: int, progress: Progress) -> None:  # fmt: skip
     """Draw and store ``todo``. What can change a picture is stored with it."""
     versions = models.versions() | {"threads": str(threads)}
     total = sum(len(part.cells) for part in plan)
@@ -218,7 +230,9 @@ def _make(store: Store, engine: Engine, todo: list[tuple[Planned, int]], suite: 
         progress("images", done, total)
 
 
-def _judge(store: Store, judge: Judge, suite: Suite, plan: list[Planned], size: int, progress: Progress) -> None:
+def _judge(
+    store: Store, judge: Judge, suite: SuiteSpec, plan: list[PlannedGroup], size: int, progress: Progress
+) -> None:
     done, total = 0, sum(len(part.cells) for part in plan)
     for part in plan:
         missing = _flags(store.lack_verdicts(suite.name, part.ordinal, judge.name, judge.version), part.cells)
@@ -233,8 +247,8 @@ def _judge(store: Store, judge: Judge, suite: Suite, plan: list[Planned], size: 
             progress("verdicts", done, total)
 
 
-def _measure(store: Store, extractors: dict[str, Callable[..., list[float | None]]], suite: Suite, plan: list[Planned],
-             size: int, progress: Progress) -> None:  # fmt: skip
+def _measure(store: Store, extractors: dict[str, Extractor], suite: SuiteSpec,
+             plan: list[PlannedGroup], size: int, progress: Progress) -> None:  # fmt: skip
     """Metrics that need images. A family without extractors has none, and its columns stay empty."""
     if not extractors:
         return
@@ -250,7 +264,7 @@ def _measure(store: Store, extractors: dict[str, Callable[..., list[float | None
 
 
 def _measured(
-    store: Store, extractors: dict[str, Any], batch: list[Cell]
+    store: Store, extractors: dict[str, Extractor], batch: list[Cell]
 ) -> list[tuple[str, str, float | None, float | None]]:
     """(cell, twin, preservation, CLIP score). The same picture as the twin's is 1 by definition, and not looked at;
     what is no picture, or has none as its twin, has no number."""

@@ -15,10 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from ..errors import UserError
-from .plan import SIZE, Asked, Group, Suite
+from ..suites.suite import Group, PromptSet, SuiteSpec
+from .plan import SIZE, Asked
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Shard:
         return set(order[self.number - 1 :: self.of])
 
 
-def pictures(suite: Suite, asked: Asked) -> Counter[str]:
+def pictures(suite: SuiteSpec, asked: Asked) -> Counter[str]:
     """Undefended twin → how many pictures of the whole suite have it as theirs."""
-    alike: dict[Any, list[Group]] = {}
+    alike: dict[tuple[str, PromptSet, int], list[Group]] = {}
     for group in suite.groups():
         alike.setdefault((group.concept, group.prompts, group.n), []).append(group)
     counted: Counter[str] = Counter()

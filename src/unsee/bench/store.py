@@ -19,11 +19,11 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from ..errors import BadFile, UserError
 from ..files import (
@@ -40,10 +40,13 @@ from ..files import (
     write_parquet,
 )
 from ..pictures import save_png
+from ..settings import named_in
+from ..suites.suite import SuiteSpec
 from ..types import Outcome, Record, Sample, Verdict
 from ..writing import check_place, whole, writing
-from . import lines
-from .plan import Cell, Suite
+from . import schema
+from .plan import Cell
+from .schema import Mark, StoredSuite
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,12 +92,12 @@ JOIN verdicts v ON v.cell = c.cell AND v.concept = c.concept AND v.judge = ? AND
 LEFT JOIN measures m ON m.cell = c.cell AND m.twin = c.twin
 WHERE c.suite = ? {only} ORDER BY c.ordinal, c.place
 """
-SAID = """
+PLAIN = """
 c.cell, c.suite, c.model, c.concept, c.defense, c.attack, c.prompt, c.twin, i.image, i.seconds, v.outcome, v.score,
 v.judge, v.version, v.reason, m.preservation, m.clip_score, """
 NESTED = "v.labels, i.decisions, i.versions"
 BRIEF = f"""CASE json_type(v.labels) WHEN 'object' THEN
-json_object({", ".join(f"'{name}', v.labels -> '$.{name}'" for name in lines.TOLD)}) ELSE v.labels END AS labels"""
+json_object({", ".join(f"'{name}', v.labels -> '$.{name}'" for name in schema.LABELS)}) ELSE v.labels END AS labels"""
 DECIDED = "AND c.attack = 'none' AND i.decisions != '[]'"
 LACKING = """
 SELECT c.place FROM cells c LEFT JOIN {table} t ON t.cell = c.cell {alike}
@@ -158,7 +161,9 @@ class Store:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def put_suite(self, suite: Suite, judge_version: str, versions: dict[str, str], machine: dict[str, Any]) -> None:
+    def put_suite(
+        self, suite: SuiteSpec, judge_version: str, versions: dict[str, str], machine: Mapping[str, object]
+    ) -> None:
         """Register a suite. If it changed since the last run its records go; its images stay, by address.
 
         Measures do not say what made them. So those of changed metrics go too, and two suites of one model in a folder
@@ -166,12 +171,12 @@ class Store:
         """
         spec = suite.model_dump_json()
         for name, other in self.suites().items():
-            if (other["spec"]["model"], other["spec"].get("metrics", {})) == (suite.model, suite.metrics):
+            if (other.spec["model"], other.spec.get("metrics", {})) == (suite.model, suite.metrics):
                 continue
             if name == suite.name:
                 with self._transaction() as db:
                     db.execute("DELETE FROM measures WHERE cell IN (SELECT cell FROM cells WHERE suite = ?)", (name,))
-            elif other["spec"]["model"] == suite.model:
+            elif other.spec["model"] == suite.model:
                 where = f"the metrics of suite {name}, which is in {self.folder}"
                 raise UserError(where, f"others in suite {suite.name}", "choose another --out")
         with self._transaction() as db:
@@ -182,19 +187,22 @@ class Store:
             values = (suite.name, suite.digest, spec, judge_version, _dump(versions), _dump(machine))
             db.execute("INSERT OR REPLACE INTO suites VALUES (?, ?, ?, ?, ?, ?)", values)
 
-    def put_mark(self, suite: str, mark: dict[str, Any]) -> None:
+    def put_mark(self, suite: str, mark: Mark) -> None:
         """Say which shard of ``suite`` this folder holds, and what it was made with. What was planned stays planned."""
         self.check_shard(suite, mark["shard"])
         old = self.mark(suite)
-        joined = {key: old.get(key, {}) | mark[key] for key in ("planned", "defenses")}
+        if old:
+            planned, defenses = old["planned"] | mark["planned"], old["defenses"] | mark["defenses"]
+            mark = {**mark, "planned": planned, "defenses": defenses}
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (suite, _dump(mark | joined)))
+            db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (suite, _dump(mark)))
 
     def check_shard(self, suite: str, shard: str) -> None:
         """Raises :class:`UserError` if this folder holds another shard of ``suite``."""
-        held = self.mark(suite).get("shard", shard)
-        if held != shard:
-            raise UserError(f"a folder of shard {shard}", f"{self.folder} of shard {held}", "choose another --out")
+        held = self.mark(suite)
+        if held and held["shard"] != shard:
+            got = f"{self.folder} of shard {held['shard']}"
+            raise UserError(f"a folder of shard {shard}", got, "choose another --out")
 
     def take_over(self, other: Store) -> None:
         """All of a shard that was run elsewhere, under the mark of the whole; what is there already stays.
@@ -208,7 +216,7 @@ class Store:
                 rows = other._db.execute(f"SELECT * FROM {table}")
                 db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({_marks(len(rows.description))})", rows)
             for name in other.suites():
-                whole = other.mark(name) | {"shard": "1/1"}
+                whole = {**(other.mark(name) or {}), "shard": "1/1"}
                 db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, _dump(whole)))
 
     @contextmanager
@@ -225,7 +233,7 @@ class Store:
         """Write down what one group will hold, in place of what it held."""
         rows = (
             (suite, ordinal, model, c.concept, c.defense, c.attack, c.prompt.kind, c.prompt.split, c.place, c.cell,
-             c.twin, _dump(lines.fields(c.prompt)))
+             c.twin, _dump(schema.fields(c.prompt)))
             for c in cells
         )  # fmt: skip
         with self._transaction() as db:
@@ -255,26 +263,26 @@ class Store:
 
     # -- reading ------------------------------------------------------------------------------
 
-    def suites(self) -> dict[str, dict[str, Any]]:
-        """Name → spec, judge_version, versions, machine, and how many images are planned."""
+    def suites(self) -> dict[str, StoredSuite]:
+        """Name → suite, in alphabetical order."""
         planned = dict(self._db.execute("SELECT suite, count(*) FROM cells GROUP BY suite").fetchall())
         return {
-            lines.text(row["name"], self._db.path, "name of a suite"): {
-                "spec": lines.checked(lines.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
-                "judge_version": lines.text(row["judge_version"], self._db.path, "judge_version"),
-                "versions": lines.value(dict[str, str], row["versions"], self._db.path, "versions"),
-                "machine": lines.checked(dict[str, Any], row["machine"], self._db.path, "machine"),
-                "planned": planned.get(row["name"], 0),
-            }
+            schema.text(row["name"], self._db.path, "name of a suite"): StoredSuite(
+                spec=schema.checked(schema.Spec, row["spec"], self._db.path, f"spec of suite {row['name']}"),
+                judge_version=schema.text(row["judge_version"], self._db.path, "judge_version"),
+                versions=schema.value(dict[str, str], row["versions"], self._db.path, "versions"),
+                machine=schema.checked(schema.Table, row["machine"], self._db.path, "machine"),
+                planned=planned.get(row["name"], 0),
+            )
             for row in self._db.execute("SELECT * FROM suites ORDER BY name")
         }
 
-    def mark(self, suite: str) -> dict[str, Any]:
-        """What :meth:`put_mark` said of a suite; empty for a run of before there were shards."""
+    def mark(self, suite: str) -> Mark | None:
+        """What :meth:`put_mark` wrote of a suite; None for a run of before there were shards."""
         if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'marks'").fetchone():
-            return {}
+            return None
         row = self._db.execute("SELECT mark FROM marks WHERE suite = ?", (suite,)).fetchone()
-        return lines.checked(lines.Mark, row["mark"], self._db.path, f"mark of suite {suite}") if row else {}
+        return schema.checked(Mark, row["mark"], self._db.path, f"mark of suite {suite}") if row else None
 
     def records(self) -> list[Record]:
         """Everything that was made and judged, in plan order."""
@@ -282,30 +290,30 @@ class Store:
 
     def each(self) -> Iterator[Record]:
         """The records one by one: a run may be larger than memory."""
-        return self._read(lines.record)
+        return self._read(schema.record)
 
     def brief(self) -> Iterator[Record]:
         """The records without decisions and versions, and with those labels alone that rows tell of."""
-        return self._read(lines.brief, BRIEF)
+        return self._read(schema.brief, BRIEF)
 
     def decided(self) -> Iterator[Record]:
         """The records without an attack of which a guard decided something."""
-        return self._read(lines.record, only=DECIDED)
+        return self._read(schema.record, only=DECIDED)
 
     def count(self) -> int:
         """How many records there are."""
         return sum(row[0] for row in self._rows("count(*)"))
 
-    def _read(self, made: Callable[..., Record], nested: str = NESTED, only: str = "") -> Iterator[Record]:
-        prompts = lru_cache(PROMPTS)(lines.value)  # many records have the same
-        return (made(row, self._db.path, prompts) for row in self._rows(SAID + nested, only))
+    def _read(self, make: Callable[..., Record], nested: str = NESTED, only: str = "") -> Iterator[Record]:
+        prompts = lru_cache(PROMPTS)(schema.value)  # many records have the same
+        return (make(row, self._db.path, prompts) for row in self._rows(PLAIN + nested, only))
 
     def _rows(self, columns: str, only: str = "") -> Iterator[Row]:
         """What the records' tables hold, suite by suite in plan order."""
         query = RECORDS.format(columns=columns, only=only)
         for name, suite in self.suites().items():
-            judge = suite["spec"]["judge"].partition(":")[0]
-            yield from self._db.execute(query, (judge, suite["judge_version"], name))
+            judge = named_in(suite.spec["judge"])
+            yield from self._db.execute(query, (judge, suite.judge_version, name))
 
     def have_images(self) -> set[str]:
         return {row[0] for row in self._db.execute("SELECT cell FROM images")}
@@ -341,11 +349,11 @@ class Store:
 
         By picture, not by cell: what a guard let alone is the undefended picture again, and no second opinion.
         """
-        said: dict[tuple[str, str, str], dict[str, Outcome]] = {}
+        found: dict[tuple[str, str, str], dict[str, Outcome]] = {}
         for row in self._db.execute(OUTCOMES):
-            outcome = lines.outcome(row["outcome"], self._db.path)
-            said.setdefault((row["concept"], row["judge"], row["version"]), {})[row["image"]] = outcome
-        return said
+            outcome = schema.outcome(row["outcome"], self._db.path)
+            found.setdefault((row["concept"], row["judge"], row["version"]), {})[row["image"]] = outcome
+        return found
 
     def have_measures(self) -> set[tuple[str, str]]:
         return {(row[0], row[1]) for row in self._db.execute("SELECT cell, twin FROM measures")}
@@ -357,41 +365,41 @@ class Store:
     def digest_of(self, cell: str) -> str:
         """The sha256 of a cell's image file."""
         row = self._db.execute("SELECT image FROM images WHERE cell = ?", (cell,)).fetchone()
-        return lines.digest(row and row["image"], self._db.path)
+        return schema.digest(row and row["image"], self._db.path)
 
     def image(self, digest: str) -> Image:
         """The RGB image with this sha256. Raises :class:`BadFile` if it is missing or was changed."""
-        return decode_image(self.bytes_of(digest), self.path(digest), do=lines.DO)
+        return decode_image(self.bytes_of(digest), self.path(digest), do=schema.DO)
 
     def bytes_of(self, digest: str) -> bytes:
         """The file of that image. Raises :class:`BadFile` if it is missing or was changed."""
         path = self.path(digest)
-        data = read_bytes(path, "the image of a run", lines.DO, PICTURE)
+        data = read_bytes(path, "the image of a run", schema.DO, PICTURE)
         if hashlib.sha256(data).hexdigest() != digest:
-            raise BadFile(f"the image {path} as stored", "other bytes", lines.DO)
+            raise BadFile(f"the image {path} as stored", "other bytes", schema.DO)
         return data
 
     def check_pictures(self) -> None:
         """Raises :class:`BadFile` unless all that was planned is drawn and judged, each file as it was stored."""
         planned = self._db.execute("SELECT count(*) FROM cells").fetchone()[0]
-        made = self.count()
-        if made != planned:
-            got = f"{made} of {planned} in {self.folder}"
+        stored = self.count()
+        if stored != planned:
+            got = f"{stored} of {planned} in {self.folder}"
             raise BadFile("every picture that was planned, drawn and judged", got, "run its command again; it goes on")
         for row in self._db.execute("SELECT DISTINCT image FROM images"):
             self.bytes_of(row["image"])
 
     def path(self, digest: str) -> Path:
         """Where the image with this sha256 lies, and nowhere else."""
-        sound = lines.digest(digest, self._db.path)
+        sound = schema.digest(digest, self._db.path)
         return self.folder / "images" / sound[:2] / f"{sound}.png"
 
     def export(self, path: str | Path) -> Path:
         """All records as Parquet: one line each, nested values as JSON text."""
         path = Path(path)
-        kinds = {name: kind if self._any(name) else "null" for name, kind in lines.EXPORTED.items()}
+        kinds = {name: kind if self._any(name) else "null" for name, kind in schema.EXPORTED.items()}
         with whole(path) as fresh:
-            write_parquet(fresh, map(lines.flat, self.each()), kinds)
+            write_parquet(fresh, map(schema.flat, self.each()), kinds)
         return path
 
     # -- inside -------------------------------------------------------------------------------

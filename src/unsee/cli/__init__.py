@@ -1,4 +1,4 @@
-"""The command line: ``unsee demo | fit | generate | attack | erase | bench | merge | report | selftest``.
+"""The command line: ``unsee demo | fit | generate | attack | erase | bench | merge | report | list | selftest``.
 
 Exit codes: 0 done, 1 failed, 2 misused; ended by a signal, 128 and its number (130 for Ctrl-C, 143 for SIGTERM). What
 the user can mend is one line on stderr, ``error: expected …, got …; do …``; a fault of ours keeps its traceback. With

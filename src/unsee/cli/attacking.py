@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import concepts
-from ..bench import models
-from ..bench.attacks import Target
-from ..bench.plan import Suite
+from ..bench.attacks import Target, run_attack
 from ..errors import UnknownName
 from ..registry import ATTACKS
+from ..sampling import machine as models
 from ..settings import parse
+from ..suites.suite import SuiteSpec
 
 if TYPE_CHECKING:
-    from ..guards.base import Progress
+    from ..defenses.base import Progress
+    from .settings import Line
 
 
-def suite(method: str, model: str, defenses: list[str], concept: str, asked: dict[str, Any], settings: list[str],
-          seed: int, judge: str | None, steps: int, guidance: float) -> Suite:  # fmt: skip
+def suite(method: str, model: str, defenses: list[str], concept: str, asked: Line, settings: list[str],
+          seed: int, judge: str | None, steps: int, guidance: float) -> SuiteSpec:  # fmt: skip
     """The suite that the command runs: the stack and the bare model, with the attack and without it."""
     if method not in ATTACKS:
         raise UnknownName("attack", method, ATTACKS)
     stack = [d for d in defenses if d != "none"]
-    return Suite.parse({
+    return SuiteSpec.parse({
         "name": f"attack-{method}",
         "model": model,
         "concepts": [concept],
@@ -42,14 +43,14 @@ def guidance_of(model: str, given: float | None) -> float:
     return models.GUIDANCE.get(model, 7.5) if given is None else given
 
 
-def only_find(made: Suite, out: Path, device: str, progress: Progress) -> list[dict[str, Any]]:
+def only_find(made: SuiteSpec, out: Path, device: str, progress: Progress) -> list[Line]:
     """Runs the attack and draws nothing: a line for each prompt, the way it was and the way it is."""
     pipe = models.open_model(made.model, device)
-    concept, strike, stack = concepts.load(made.concepts[0]), made.strikes[1], made.stacks[-1]
-    strike.check()
+    concept, attack, stack = concepts.load(made.concepts[0]), made.attack_specs[1], made.stacks[-1]
+    attack.check()
     guards = stack.fit(concept, out / "defenses", lambda: pipe, progress)
     prompts = concept.prompts(made.prompts[0].kind, made.prompts[0].split, made.prompts[0].n, made.seed)
     target = Target(pipe, tuple(guards), stack.name, concept)
-    found = strike.run(target, prompts, made, out / "attacks", progress)
+    found = run_attack(attack, target, prompts, made, out / "attacks", progress)
     return [{"source": f.source, "prompt": f.prompt.text, "seed": f.prompt.seed, "before": f.before, "after": f.after}
             for f in found]  # fmt: skip

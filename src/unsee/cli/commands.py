@@ -102,7 +102,7 @@ def demo(
     Draw, defend, judge, report: a few minutes on a laptop CPU.
     """
     workers = min(os.cpu_count() or 1, 4)  # the embedded model is small
-    _bench(Path(__file__).parents[1] / "bench" / "demo.toml", out, [], seed, None, "cpu", workers, as_json)
+    _bench("demo", out, [], seed, None, "cpu", workers, as_json)
 
 
 @app.command()
@@ -279,7 +279,7 @@ def erase(
     with show.progress("opening") as progress:
         found = erasing.run(task, progress)
     if as_json:
-        _print(found.as_dict())
+        _print(found)
     else:
         show.erased(found)
     if not found.winner:
@@ -290,9 +290,9 @@ def erase(
 def bench(
     out: Annotated[Path, typer.Option(callback=_target, help="Folder of the run; it resumes.")],
     suite: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            is_eager=True, callback=_explained("suite"), help="A suite file, for example suites/first.toml."
+            is_eager=True, callback=_explained("suite"), help="A suite that ships, as first, or a TOML file of yours."
         ),
     ] = None,
     only: Only = None,
@@ -315,7 +315,7 @@ def bench(
     The rows do not depend on batch size, workers, shards or engine.
     """
     how = {"threads": threads, "engine": engine, "address": address, "shard": shard}
-    _bench(suite or Path(), out, only or [], seed, batch_size, device, workers, as_json, **how)
+    _bench(suite or "", out, only or [], seed, batch_size, device, workers, as_json, **how)
 
 
 @app.command()
@@ -421,27 +421,49 @@ def judge(
     show.agreements(table)
 
 
+@app.command("list")
+def listed(
+    kind: Annotated[
+        str,
+        typer.Argument(help="guards, edits, attacks, judges, metrics, backbones, concepts or suites [default: all]."),
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Show what there is by name: ours, and what installed packages add."""
+    from . import listing, show
+
+    found = listing.rows(kind)
+    if as_json:
+        return _print({"names": found})
+    show.names(found)
+
+
 @app.command()
-def selftest(as_json: Json = False) -> None:
-    """Try every method on tiny random pipelines.
+def selftest(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Methods or families to try alone, for example those of your package.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try every method on tiny random pipelines, those of installed packages too.
 
     On the CPU, without any download, in under a minute.
     """
-    from .. import selftest as checks
+    from ..bench import selftest as checks
     from . import show
 
     with show.progress("checks"):
-        results = checks.run()
+        results = checks.run(names=names or [])
     if as_json:
         _print({"checks": results})
     else:
         show.checks(results)
-    if not all(check["ok"] for check in results):
+    if not all(check.ok for check in results):
         raise typer.Exit(1)
 
 
 def _bench(
-    path: Path,
+    name: str,
     out: Path,
     only: list[str],
     seed: int | None,
@@ -451,9 +473,9 @@ def _bench(
     as_json: bool,
     **how: Any,
 ) -> None:
-    from ..bench.plan import Suite
+    from ..suites.suite import SuiteSpec
 
-    suite = Suite.load(path)
+    suite = SuiteSpec.load(name)
     if seed is not None:
         suite = suite.model_copy(update={"seed": seed})
     _run(suite, out, only, batch_size, device, workers, as_json, **how)
@@ -484,27 +506,30 @@ def _tell(store: Any, as_json: bool, suite: str = "", *, out: Path | None = None
     Several suites may share a folder: what they have in common is drawn once.
     """
     from .. import report
-    from ..report import story
-    from ..report.gather import gather
+    from ..report.collect import gather
+    from ..report.headline import headline
     from . import show
 
     run = gather(store)
     elsewhere = {} if out is None else {"folder": out}
     path = report.write(store, run, **elsewhere) if pages else None
-    found, claims = ([row for row in table if suite in ("", row["suite"])] for table in (run.rows, run.claims))
+    found = [row for row in run.rows if suite in ("", row.suite)]
+    claims = [row for row in run.claims if suite in ("", row.suite)]
     if as_json:
         suites = {name: facts for name, facts in run.suites.items() if suite in ("", name)}
         listed = {"rows": found, "suites": suites, "report": str(path or "")}
-        struck = [line for line in run.strikes if suite in ("", line["suite"])]
-        return _print(listed | {k: v for k, v in (("claims", claims), ("attacks", struck)) if v})
+        spent = [line for line in run.attack_costs if suite in ("", line.suite)]
+        return _print(listed | {k: v for k, v in (("claims", claims), ("attacks", spent)) if v})
     show.rows(found)
-    headline = story.headline([r for r in run.records if suite in ("", r.suite)], found)
+    told = headline([r for r in run.records if suite in ("", r.suite)], found)
     show.claims(claims)
     part = f"\n\nThis is {run.part}." if run.part else ""
-    show.plain(f"\n{headline}{part}")
+    show.plain(f"\n{told}{part}")
     if path:
         show.say(f"\nreport: [bold]{show.escape(str(path))}[/bold]")
 
 
-def _print(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, default=str))
+def _print(value: object) -> None:
+    from ..types import as_json
+
+    print(json.dumps(value, indent=2, default=as_json))

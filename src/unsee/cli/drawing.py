@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import concepts
-from ..bench import models
-from ..bench.defenses import Stack
 from ..bench.generate import draw
 from ..errors import BadFile, UserError
 from ..files import exists, is_dir
 from ..pictures import save_png
+from ..sampling import machine as models
 from ..settings import Seed, sound
+from ..suites.stacks import StackSpec
 from ..types import Prompt, Sample
 from ..writing import check_place, whole
 
 if TYPE_CHECKING:
     from ..concepts import Concept
+    from ..defenses.base import Defense
+    from .settings import Line
 
 
 def generate(
@@ -31,14 +33,14 @@ def generate(
     steps: int,
     guidance: float | None,
     device: str,
-) -> list[dict[str, Any]]:
+) -> list[Line]:
     """Draw ``prompts`` under the stack and write one PNG each; returns a table per image."""
     concepts.refuse_minors(prompts)
     wanted = [Prompt(text, str(i), seed + i) for i, text in enumerate(prompts)]
     for one in wanted:
         sound(Seed, "seed", one.seed, "unsee generate")
     paths = _paths(out, wanted)
-    stack = Stack.parse(defenses) if [d for d in defenses if d != "none"] else Stack()
+    stack = StackSpec.parse(defenses) if [d for d in defenses if d != "none"] else StackSpec()
     guards = _guards(stack, concepts.load(concept) if concept else None)
     pipe = models.open_model(model, device)
     needed = any(getattr(guard, "needs_cfg", False) for guard in guards)
@@ -49,7 +51,7 @@ def generate(
     return [_line(path, sample) for path, sample in zip(paths, samples, strict=True)]
 
 
-def _guards(stack: Stack, concept: Concept | None) -> list[Any]:
+def _guards(stack: StackSpec, concept: Concept | None) -> list[Defense]:
     loose = [part.name for part in stack.parts if part.method or "{concept}" in part.folder]
     if loose and concept is None:
         raise UserError(f"--concept with --defense {loose[0]}", "no concept", "add --concept NAME, for example weapon")
@@ -79,7 +81,7 @@ def _write(path: Path, sample: Sample) -> None:
         save_png(sample.image, fresh)
 
 
-def _line(path: Path, sample: Sample) -> dict[str, Any]:
+def _line(path: Path, sample: Sample) -> Line:
     return {
         "path": str(path),
         "prompt": sample.prompt.text,

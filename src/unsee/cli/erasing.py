@@ -6,13 +6,13 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    from ..defenses.base import Progress
     from ..erase import Erased, Task
-    from ..guards.base import Progress
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -26,7 +26,8 @@ def task(concept: str, out: Path, model: str, budget: str, floor: float, attacks
 
     limit = seconds(budget)
     given = {"attacks": tuple(attacks) if attacks else None, "choose": choose, "prove": prove}
-    tried = replace(Candidates.load(candidates), **{k: v for k, v in given.items() if v})  # type: ignore[arg-type]
+    said: dict[str, Any] = {name: value for name, value in given.items() if value}
+    tried = replace(Candidates.load(candidates), **said)
     return Task(model, concept, out, limit, floor, tried, judge or "", steps, guidance, seed, device, workers)
 
 

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import concepts
-from ..bench import models
-from ..bench.defenses import Stack
 from ..errors import BadFile, UnknownName, UserError
 from ..files import is_empty, target
 from ..registry import DEFENSES, resolve
+from ..sampling import machine as models
 from ..settings import parse
+from ..suites.stacks import StackSpec
 from ..writing import alone, check_place
 
 if TYPE_CHECKING:
-    from ..guards.base import Progress
+    from ..bench.probe import Negative
+    from ..defenses.base import Progress
+    from .settings import Line
 
 
 def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], given: list[str], seed: int,
-        device: str, progress: Progress) -> list[dict[str, Any]]:  # fmt: skip
+        device: str, progress: Progress) -> list[Line]:  # fmt: skip
     """Fit ``method`` to each concept, behind the defenses ``hosts``; returns a table per folder that was written."""
     if method not in DEFENSES:
         raise UnknownName("defense method", method, DEFENSES)
@@ -36,7 +38,7 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
     kind.check_settings(how)
     wanted = [concepts.load(name) for name in names]
     folders = [_free(target(out.replace("{concept}", concept.name), own=True)) for concept in wanted]
-    stack = Stack.parse(hosts) if hosts else Stack()
+    stack = StackSpec.parse(hosts) if hosts else StackSpec()
     pipe, lines = models.open_model(model, device), []
     for concept, folder in zip(wanted, folders, strict=True):
         with alone(folder):
@@ -49,18 +51,18 @@ def fit(method: str, model: str, names: list[str], out: str, hosts: list[str], g
 
 
 def probe(concept: str, model: str, hosts: list[str], ine: str | None, n: int, seed: int,
-          device: str) -> list[dict[str, Any]]:  # fmt: skip
+          device: str) -> list[Line]:  # fmt: skip
     """r of the concept's words, and of a fitted INE's embedding, by t and overall (``t`` None)."""
     from ..backbones import adapter
+    from ..bench.probe import grip
     from ..guards.ine import INE
     from ..guards.negative_prompt import words
-    from ..probe import grip
 
     known = concepts.load(concept)
-    host = (Stack.parse(hosts) if hosts else Stack()).fit(known, None)
+    host = (StackSpec.parse(hosts) if hosts else StackSpec()).fit(known, None)
     learned = INE.from_pretrained(ine) if ine else None
     pipe = models.open_model(model, device)
-    negatives: dict[str, Any] = {"words": words(known)}
+    negatives: dict[str, Negative] = {"words": words(known)}
     if learned is not None:
         negatives["embedding"] = learned.encode(adapter(pipe))
     scale = models.default_guidance(model, pipe)

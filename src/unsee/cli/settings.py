@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UnknownName
 from ..registry import ATTACKS, DEFENSES, JUDGES, resolve
-from ..settings import declared, keys, table
+from ..settings import declared, keys, named_in, table
+
+Line = dict[str, Any]  # one of a command's answer, as --json prints it
 
 
-def rows(what: str, name: str) -> list[dict[str, Any]]:
+def rows(what: str, name: str) -> list[Line]:
     """The settings of a ``defense``, an ``attack`` or a ``judge`` by its name, or the keys of a ``suite``."""
     if what == "suite":
-        from ..bench.plan import PromptSet, Suite
+        from ..suites.suite import PromptSet, SuiteSpec
 
         inner = [row | {"name": f"prompts.{row['name']}"} for row in table(keys(PromptSet))]
-        return [*table(keys(Suite)), *inner]
+        return [*table(keys(SuiteSpec)), *inner]
     if what == "defense":
         if name not in DEFENSES:
             raise UnknownName("defense method", name, DEFENSES)
         kind = resolve("defense method", DEFENSES, name)
         filled = {"required": False, "default": "the concept's"}  # by fitting
         return [row | (filled if row["required"] else {}) for row in table(kind.takes(), kind.presets)]
-    known: dict[str, str] = {"attack": ATTACKS, "judge": JUDGES}[what]
-    return table(declared(resolve(what, known, name.partition(":")[0])))
+    known = {"attack": ATTACKS, "judge": JUDGES}[what]
+    return table(declared(resolve(what, known, named_in(name))))
 
 
-def usual(row: Mapping[str, Any]) -> str:
+def usual(row: Line) -> str:
     """The default, as a terminal shows it."""
     if row["required"]:
         return "must be given"

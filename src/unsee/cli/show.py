@@ -6,12 +6,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from ..bench.claims import ClaimRow
+    from ..bench.judging import AgreementRow
+    from ..bench.rows import ResultRow
+    from ..bench.selftest import Check
+    from ..erase import Erased
+    from .settings import Line
 
 LINES = 400  # of a result table in the terminal
 
@@ -67,13 +75,13 @@ def _log(every: float) -> Callable[[str, int, int], None]:
     return update
 
 
-def record(values: dict[str, Any]) -> None:
+def record(values: Line) -> None:
     """What a fit says of itself, a line for each value."""
     for key, value in values.items():
         Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(f"  {key}: {value}", style="dim")
 
 
-def rows(found: list[dict[str, Any]]) -> None:
+def rows(found: list[ResultRow]) -> None:
     """The result table, one block under the name of each concept."""
     from ..report.table import COLUMNS, cells, literal
 
@@ -89,19 +97,19 @@ def rows(found: list[dict[str, Any]]) -> None:
         )
     last = None
     for row in found[:LINES]:
-        if row["concept"] != last:
+        if row.concept != last:
             if last is not None:
                 table.add_row()
-            table.add_row(literal(row["concept"]), style="bold")
-        last = row["concept"]
-        table.add_row(*cells(row)[1:], style="dim" if row["defense"] == "none" else "")
+            table.add_row(literal(row.concept), style="bold")
+        last = row.concept
+        table.add_row(*cells(row)[1:], style="dim" if row.defense == "none" else "")
     console = Console(soft_wrap=False, width=max(Console().width, 118), highlight=False, markup=False, emoji=False)
     console.print(table)
     if found[LINES:]:
         plain(f"… and {len(found) - LINES:,} rows more: in the report, and with --json")
 
 
-def erased(found: Any) -> None:
+def erased(found: Erased) -> None:
     """What ``unsee erase`` tried, the proof of the winner, and where it lies."""
     from ..erase.card import line, sentence
 
@@ -121,22 +129,23 @@ def erased(found: Any) -> None:
         say(f"defense: [bold]{folder}[/bold]\nreport: [bold]{report}[/bold]")
 
 
-def agreements(found: list[dict[str, Any]]) -> None:
+def agreements(found: list[AgreementRow]) -> None:
     """Cohen's kappa of each concept and pair of judges, on the images that both judged."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("concept", "judge", "other judge", "images", "unjudged", "equal", "kappa [95 %]"):
         left = title in ("concept", "judge", "other judge")
         table.add_column(title, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for row in found:
-        equal = "no data" if row["observed"] is None else f"{100 * row['observed']:.0f} %"
+        pair = row.agreement
+        equal = "no data" if pair.observed is None else f"{100 * pair.observed:.0f} %"
         # Where both call every image the same, there is no chance to do better than.
-        kappa = "no data" if row["kappa"] is None else f"{row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-        counts = (str(row["n"]), str(row["unjudged"]))
-        table.add_row(row["concept"], row["first"], row["second"], *counts, equal, kappa)
+        kappa = "no data" if pair.kappa is None else f"{pair.kappa:.2f} [{pair.low:.2f}, {pair.high:.2f}]"
+        counts = (str(pair.n), str(pair.unjudged))
+        table.add_row(row.concept, pair.first, pair.second, *counts, equal, kappa)
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
-def grips(found: list[dict[str, Any]]) -> None:
+def grips(found: list[Line]) -> None:
     """r and cosine of each negative, on the model and on the host, by time."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("where", "negative", "t", "r", "95 %", "cosine", "95 %", "prompts"):
@@ -150,7 +159,7 @@ def grips(found: list[dict[str, Any]]) -> None:
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
-def settings(found: list[dict[str, Any]]) -> None:
+def settings(found: list[Line]) -> None:
     """A line for each setting: its name, what it may be, its default, what it means."""
     from .settings import usual
 
@@ -162,7 +171,23 @@ def settings(found: list[dict[str, Any]]) -> None:
     Console(width=max(Console().width, 118), highlight=False, markup=False).print(table)
 
 
-def checks(results: list[dict[str, Any]]) -> None:
+def names(found: list[dict[str, str]]) -> None:
+    """A line for each name, a block for each kind; the package where it is not ours."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("name", "package", "where, or what for"):
+        table.add_column(title, no_wrap=title == "name", overflow="fold")
+    last = None
+    for row in found:
+        if row["kind"] != last:
+            if last is not None:
+                table.add_row()
+            table.add_row(row["kind"], style="bold")
+        last = row["kind"]
+        table.add_row(row["name"], row["package"], row["about"])
+    Console(width=max(Console().width, 118), highlight=False, markup=False, emoji=False).print(table)
+
+
+def checks(results: list[Check]) -> None:
     """The self-test: a line for each check, failures with their reason."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
@@ -170,10 +195,10 @@ def checks(results: list[dict[str, Any]]) -> None:
     table.add_column("seconds", justify="right")
     table.add_column("detail", overflow="fold")
     for check in results:
-        mark = "[green]✓[/green]" if check["ok"] else "[red]✗ failed[/red]"
-        told = escape(check["name"]), f"{check['seconds']:.2f}", escape(str(check.get("detail") or ""))
+        mark = "[green]✓[/green]" if check.ok else "[red]✗ failed[/red]"
+        told = escape(check.name), f"{check.seconds:.2f}", escape(check.detail)
         table.add_row(mark, *told)
-    bad = sum(not check["ok"] for check in results)
+    bad = sum(not check.ok for check in results)
     Console(highlight=False).print(table)
     say(
         f"\n[red]{bad} of {len(results)} checks failed[/red]"
@@ -182,14 +207,14 @@ def checks(results: list[dict[str, Any]]) -> None:
     )
 
 
-def claims(found: list[dict[str, Any]]) -> None:
+def claims(found: list[ClaimRow]) -> None:
     """A line for each claim: its verdict, its paper, what it says."""
     colors = {"reproduced": "green", "not reproduced": "red", "inconclusive": "yellow"}
     table = Table(box=None, pad_edge=False, show_header=False)
     for column in ({"no_wrap": True}, {"style": "dim", "no_wrap": True}, {}):
         table.add_column(**column)
     for claim in found:
-        color = colors.get(claim["verdict"], "dim")
-        table.add_row(f"[{color}]{claim['verdict']}[/{color}]", escape(claim["paper"]), escape(claim["text"]))
+        color = colors.get(claim.verdict, "dim")
+        table.add_row(f"[{color}]{claim.verdict}[/{color}]", escape(claim.paper), escape(claim.text))
     if found:
         Console(highlight=False, emoji=False).print("\n", table)

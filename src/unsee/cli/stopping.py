@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; kill, a supervisor, a batch system; a closed terminal
 AGAIN = 0.05  # seconds until a stop that got lost is tried again
@@ -44,14 +43,14 @@ def stoppable(message: str, *, whole_program: bool = False) -> Iterator[list[int
     usual = (signal.SIG_DFL, signal.default_int_handler)
     numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: object) -> None:
         came.append(number)
         if len(came) > 1:
             os.write(2, f"error: {message}\n".encode())
             os._exit(128 + number)
         raise Stopped(number)
 
-    def lost(unraisable: Any) -> None:
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in a finalizer, so the stop has to come again."""
         if not isinstance(unraisable.exc_value, Stopped):
             return hooked(unraisable)

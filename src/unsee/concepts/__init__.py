@@ -9,32 +9,40 @@
 from __future__ import annotations
 
 import difflib
+import importlib.resources
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import BadFile, UnknownName, UserError
 from ..files import inside, named, read_toml
+from ..registry import OURS, Offer, Registry
 from ..settings import shown
-from .compose import article
-from .model import Concept, Subject, Thing
-from .refuse import refuse_minors
+from .concept import Concept
+from .description import Subject, Thing
+from .prompts import article
+from .refusal import refuse_minors
 
 __all__ = ["Concept", "Subject", "Thing", "article", "load", "names", "refuse_minors", "sound_concept"]
 
 SHIPPED = Path(__file__).parent
 INCLUDED = "_"  # files that start so are parts which concepts include, not concepts
+CONCEPTS = Registry(  # ours are the files of this folder
+    "unsee.concepts",
+    {p.stem: f"{__name__}:{p.name}" for p in sorted(SHIPPED.glob("*.toml")) if not p.stem.startswith(INCLUDED)},
+)
 
 
 def names() -> list[str]:
-    """The concepts that ship with the package, sorted."""
-    return sorted(p.stem for p in SHIPPED.glob("*.toml") if not p.stem.startswith(INCLUDED))
+    """The concepts that ship, with us or with an installed package, sorted."""
+    return sorted(CONCEPTS)
 
 
 def load(name_or_path: str | Path) -> Concept:
-    """A shipped concept by name, or a user's own by the path of its TOML file.
+    """A concept that ships by name, or a user's own by the path of its TOML file.
 
     Raises ``UnknownName`` for a name that does not ship, ``BadFile`` for a file that is missing, broken, or has
     a key too many or too few, ``UserError`` for terms that sexualize minors.
@@ -42,12 +50,16 @@ def load(name_or_path: str | Path) -> Concept:
     >>> load("weapon").target
     'weapon'
     """
-    path = _find(name_or_path)
+    with _found(name_or_path) as path:
+        return _load(path)
+
+
+def _load(path: Path) -> Concept:
     data = _read(path)
     parts = data.pop("include", [])
     if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts):
         raise BadFile(f"include = [names] in {path.name}", repr(parts), 'write include = ["picto"] or leave it out')
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     for part in parts:
         merged |= _read(_find_part(part, path))
     try:
@@ -56,7 +68,7 @@ def load(name_or_path: str | Path) -> Concept:
         raise _bad_file(path, error) from None
 
 
-def sound_concept(concept: Any) -> Concept:
+def sound_concept(concept: object) -> Concept:
     """``concept`` itself. Raises :class:`UserError` for a name or a path in its place, which :func:`load` takes."""
     if isinstance(concept, Concept):
         return concept
@@ -65,13 +77,39 @@ def sound_concept(concept: Any) -> Concept:
     raise UserError("a Concept", shown(str(concept) if named else concept), do)
 
 
-def _find(name_or_path: str | Path) -> Path:
+@contextmanager
+def _found(name_or_path: str | Path) -> Iterator[Path]:
+    """The file of a concept; of a package that is a zip file it is there for the time of the block."""
     text = str(name_or_path)
-    if text in names():
-        return SHIPPED / f"{text}.toml"
-    if isinstance(name_or_path, str) and not text.endswith(".toml") and "/" not in text and "\\" not in text:
+    if text in CONCEPTS:
+        with _resource(text, CONCEPTS.offer("concept", text)) as path:
+            yield path
+    elif isinstance(name_or_path, str) and not text.endswith(".toml") and "/" not in text and "\\" not in text:
         raise UnknownName("concept", text, names())
-    return Path(name_or_path)
+    else:
+        yield Path(name_or_path)
+
+
+@contextmanager
+def _resource(name: str, offer: Offer) -> Iterator[Path]:
+    """The file that is offered as package:FILE.toml. Raises :class:`UserError` where there is none of that name."""
+    module, _, file = offer.place.partition(":")
+    if offer.package == OURS:
+        yield SHIPPED / file
+        return
+    wanted, mend = f"the concept {name!r} of the package {offer.package}", f"mend or uninstall {offer.package}"
+    try:
+        resource = importlib.resources.files(module) / file
+        there = file.endswith(".toml") and resource.is_file()
+    except Exception as error:  # importing it runs its own code
+        raise UserError(wanted, f"{type(error).__name__} from {offer.place} ({error})", mend) from error
+    if not there:
+        raise UserError(f"{wanted} as package:FILE.toml", f"{offer.place}, which is no such file", mend)
+    with importlib.resources.as_file(resource) as path:
+        own = _load(path).name
+        if own != name:
+            raise UserError(f"{wanted} under its own name", f"{own!r} in {offer.place}", mend)
+        yield path
 
 
 def _find_part(part: str, user: Path) -> Path:
@@ -81,7 +119,7 @@ def _find_part(part: str, user: Path) -> Path:
     return beside if os.path.lexists(beside) else SHIPPED / file  # a link that leads nowhere is not passed over
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     return read_toml(path, "a concept file", "a concept", f"check the path or name one of: {', '.join(names())}")
 
 

@@ -77,13 +77,13 @@ def words_of(plain: str) -> tuple[list[str], set[str]]:
             said += PARTS.findall(word) or [word]
             other.add(word)
             other.update(word.translate(leet) for leet in LEET)
-    other.update(_spelled(words))
+    other.update(_spell(words))
     if INNER.search(plain):
-        other.update(_squeezed(plain))
+        other.update(_squeeze(plain))
     for word in filter(DRAWN_OUT.search, words):
         other.update((DRAWN_OUT.sub(r"\1", word), DRAWN_OUT.sub(r"\1\1", word)))
     if not STARS.isdisjoint(plain):
-        other.update(_starred(plain))
+        other.update(_unstar(plain))
     for word in [w for w in other if len(w) > 5]:
         other.update(joined(word))
     other.update(a + b for a, b in zip(words, words[1:], strict=False) if a not in APART and b not in APART)
@@ -111,7 +111,7 @@ def _cut(word: str) -> tuple[str, ...]:
     return rest[0] or ()
 
 
-def _spelled(words: list[str]) -> Iterator[str]:
+def _spell(words: list[str]) -> Iterator[str]:
     """Runs of three single letters and more, and the known words within: *a n a k e d*."""
     run: list[str] = []
     for word in [*words, "  "]:
@@ -126,7 +126,7 @@ def _spelled(words: list[str]) -> Iterator[str]:
         run = []
 
 
-def _squeezed(plain: str) -> Iterator[str]:
+def _squeeze(plain: str) -> Iterator[str]:
     for chunk in plain.split():
         if not chunk.isalnum():
             yield from unmasked(chunk)
@@ -150,13 +150,13 @@ def meant(plain: str) -> list[str]:
             said += _cut(text) or PIECE.findall(text)
             continue
         for part in parts:
-            hidden = list(_starred(part))[:1] or ([part] if part.strip(EDGE).isdigit() else unmasked(part)[1:2])
+            hidden = list(_unstar(part))[:1] or ([part] if part.strip(EDGE).isdigit() else unmasked(part)[1:2])
             word = DRAWN_OUT.sub(r"\1", "".join(WORD.findall(hidden[0])))
             said += joined(word) or (word,)
     return said
 
 
-def _starred(plain: str) -> Iterator[str]:
+def _unstar(plain: str) -> Iterator[str]:
     """Every known word that a starred one may be: *n\\*de*."""
     for chunk in (c.strip(EDGE) for c in plain.split() if not STARS.isdisjoint(c)):
         letters = sum(c.isalpha() for c in chunk)

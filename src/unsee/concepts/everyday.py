@@ -6,10 +6,10 @@ import random
 import re
 from typing import TYPE_CHECKING
 
-from .model import Thing, Words
+from .description import Thing, Words
 
 if TYPE_CHECKING:
-    from .model import Concept
+    from .concept import Concept
 
 FRAMES = (  # no concept's templates: ours
     "{x}", "{a} {x}", "one {x} and nothing else", "show {a} {x} here", "this is {a} {x}", "i want to see {a} {x}",

@@ -10,6 +10,7 @@ resumable), ``card``. It is made of the bench's own suites, attacks and reports;
 """
 
 from .choice import Score
-from .run import Erased, Task, erase
+from .result import Erased
+from .run import Task, erase
 
 __all__ = ["Erased", "Score", "Task", "erase"]

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..bench import measures
-from ..bench.attacks import Strike
-from ..bench.defenses import NONE, Part, Stack
 from ..errors import BadFile, UnknownName, UserError
 from ..files import read_toml
+from ..metrics import measures
+from ..suites.attacks import AttackSpec
+from ..suites.stacks import NONE, DefenseSpec, StackSpec
 
 USUAL = Path(__file__).with_name("candidates.toml")
 
@@ -19,8 +19,8 @@ USUAL = Path(__file__).with_name("candidates.toml")
 class Candidates:
     """What a candidates' file says; every key but ``candidates`` may be left out, for the usual file's value."""
 
-    candidates: tuple[Any, ...]  # as the defenses of a suite
-    attacks: tuple[Any, ...]  # as the attacks of a suite
+    candidates: tuple[object, ...]  # as the defenses of a suite
+    attacks: tuple[object, ...]  # as the attacks of a suite
     choose: int  # prompts of each kind
     prove: int
     metrics: dict[str, str] = field(default_factory=dict)  # as the metrics of a suite; empty: the model family's own
@@ -39,21 +39,21 @@ class Candidates:
         return cls(**{key: _sound(key, value, where) for key, value in (usual | given).items()})
 
     @property
-    def stacks(self) -> list[Stack]:
-        return Stack.all(self.candidates)
+    def stacks(self) -> list[StackSpec]:
+        return StackSpec.all(self.candidates)
 
     @property
-    def strikes(self) -> list[Strike]:
-        return Strike.all(self.attacks)
+    def attack_specs(self) -> list[AttackSpec]:
+        return AttackSpec.all(self.attacks)
 
 
-def recipes(stack: Stack) -> list[str]:
+def recipes(stack: StackSpec) -> list[str]:
     """One name for each fit of a stack: the defense, and all that it stands behind."""
-    told = [_recipe(part) for part in stack.parts]
-    return [" behind ".join([told[i], *told[:i]]) for i in range(len(told))]
+    names = [_recipe(part) for part in stack.parts]
+    return [" behind ".join([names[i], *names[:i]]) for i in range(len(names))]
 
 
-def _recipe(part: Part) -> str:
+def _recipe(part: DefenseSpec) -> str:
     return part.folder or ",".join([part.method, *(f"{k}={v}" for k, v in sorted(part.settings.items()))])
 
 
@@ -64,12 +64,12 @@ def _sound(key: str, value: Any, where: str) -> Any:
         return value
     if key == "metrics":
         if not isinstance(value, dict):
-            raise BadFile(f"metrics in {where} as a table", repr(value), "write it as in suites/sd14.toml")
+            raise BadFile(f"metrics in {where} as a table", repr(value), "write it as the suite sd14 does")
         measures.check(value)
         return value
     if not isinstance(value, list) or not value:
         raise BadFile(f"{key} in {where} as a list with something in it", repr(value), f'write {key} = ["…"]')
-    _ = Stack.all(value) if key == "candidates" else Strike.all(value)
+    _ = StackSpec.all(value) if key == "candidates" else AttackSpec.all(value)
     if NONE in value:
         raise UserError(f"{key} that do something", repr(NONE), "remove it: the bare model is always there")
     return tuple(value)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..report import table
 
 if TYPE_CHECKING:
+    from ..types import Json
     from .choice import Score
-    from .run import Erased
+    from .result import Erased
 
 HEAD = "| candidate | DSR under the worst attack [95 %] | worst attack | mean DSR | benign preserved | |"
 RULE = "|---|---:|---|---:|---:|---|"
 
 
-def record(found: Erased) -> dict[str, Any]:
+def record(found: Erased) -> dict[str, Json]:
     """The proof in a few numbers; DSR and preservation in [0, 1], higher is better."""
     proof, bare = found.proof, found.undefended
     assert proof is not None and bare is not None
@@ -37,13 +38,13 @@ def sentence(found: Erased) -> str:
     if proof is None or bare is None:
         floor = f" at a floor of {found.floor:g}" if found.floor else ""
         return f"No candidate may be called a defense{floor}; nothing was saved."
-    told = f"{found.winner} withstands its worst attack ({proof.worst}) on {share(proof)} of held-out prompts"
-    told += f"; the undefended model withstands {table.percent(bare.dsr)} of its own ({bare.worst})."
+    text = f"{found.winner} withstands its worst attack ({proof.worst}) on {share(proof)} of held-out prompts"
+    text += f"; the undefended model withstands {table.percent(bare.dsr)} of its own ({bare.worst})."
     if proof.preservation is not None:
-        told += f" Benign pictures keep {proof.preservation:.2f} of their likeness"
+        text += f" Benign pictures keep {proof.preservation:.2f} of their likeness"
         below = proof.preservation < found.floor
-        told += f", below the floor of {found.floor:g} that it met when it was chosen." if below else "."
-    return told
+        text += f", below the floor of {found.floor:g} that it met when it was chosen." if below else "."
+    return text
 
 
 def share(score: Score) -> str:

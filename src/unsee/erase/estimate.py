@@ -14,6 +14,7 @@ An attack  has said the most that it may spend (``Attack.most``): text encodings
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,14 +23,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bench.attacks import Strike
 from ..registry import DEFENSES, resolve
+from ..suites.attacks import AttackSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..attacks.base import Spent
+    from diffusers import DiffusionPipeline
+
     from ..concepts import Concept
+    from ..defenses import Defense
+    from ..types import Spent
 
 Clock = Callable[[], float]
 GROWS: dict[str, tuple[tuple[str, ...], ...]] = {  # method → groups of settings that are counts; the first leads
@@ -70,7 +74,9 @@ class Pace:
         )
 
 
-def pace(pipe: Any, concept: Concept, *, steps: int, guidance: float, clock: Clock = time.perf_counter) -> Pace:
+def pace(
+    pipe: DiffusionPipeline, concept: Concept, *, steps: int, guidance: float, clock: Clock = time.perf_counter
+) -> Pace:
     """Times ``pipe`` as it is: a few images of few steps, a list of texts, a pass with gradients."""
     import torch
 
@@ -79,24 +85,23 @@ def pace(pipe: Any, concept: Concept, *, steps: int, guidance: float, clock: Clo
     prompts = concept.prompts("plain", "train", ROWS)
     texts = [p.text for p in concept.prompts("plain", "train", 64)]
     with facing(pipe) as victim:
-        drawn = victim.draw(prompts, steps=STEPS[0], guidance=guidance)
+        drawn = victim.generate(prompts, steps=STEPS[0], guidance=guidance)
         short, long = (
-            _least(lambda s=s: victim.draw(prompts, steps=s, guidance=guidance), clock)  # type: ignore[misc]
-            for s in STEPS
+            _least(functools.partial(victim.generate, prompts, steps=s, guidance=guidance), clock) for s in STEPS
         )
         encoding = _least(lambda: victim.encode(texts), clock) / len(texts)
         latents = victim.latents(drawn)
         text = victim.encode([p.text for p in prompts])
         tokens = text.tokens.detach().clone().requires_grad_()
-        told = type(text)(tokens, text.pooled, text.ids)
+        leaf = type(text)(tokens, text.pooled, text.ids)
 
         def there() -> None:
             with torch.no_grad():
-                victim.predict(latents, victim.last // 2, told)
+                victim.predict(latents, victim.last // 2, leaf)
 
         def and_back() -> None:
             with torch.enable_grad():
-                torch.autograd.grad(victim.predict(latents, victim.last // 2, told).square().mean(), tokens)
+                torch.autograd.grad(victim.predict(latents, victim.last // 2, leaf).square().mean(), tokens)
 
         forward, both = (_least(call, clock) / ROWS for call in (there, and_back))
     step = max(long - short, 0.0) / (STEPS[1] - STEPS[0])
@@ -104,20 +109,20 @@ def pace(pipe: Any, concept: Concept, *, steps: int, guidance: float, clock: Clo
     return Pace(max(image, 0.0), encoding, forward, max(both - forward, 0.0))
 
 
-def attack_seconds(strikes: Sequence[Strike], n: int, speed: Pace) -> tuple[float, float]:
+def attack_seconds(attacks: Sequence[AttackSpec], n: int, speed: Pace) -> tuple[float, float]:
     """(what is searched for once for all defenses, what each defense adds: its own searches and ``n`` images each)."""
     shared = own = 0.0
-    for strike in strikes:
-        sees, spent = strike.most(n)
+    for attack in attacks:
+        sees, spent = attack.most(n)
         if sees in ("words", "text"):
             shared += speed.of(spent)
         else:
             own += speed.of(spent)
-        own += min(n, strike.n or n) * speed.image
+        own += min(n, attack.n or n) * speed.image
     return shared, own
 
 
-def fit_seconds(method: str, settings: dict[str, Any], pipe: Any, concept: Concept, *,
+def fit_seconds(method: str, settings: dict[str, Any], pipe: DiffusionPipeline, concept: Concept, *,
                 clock: Clock = time.perf_counter) -> float:  # fmt: skip
     """What fitting ``method`` with ``settings`` will take; 0 for what is made of words alone.
 
@@ -150,9 +155,9 @@ def fit_seconds(method: str, settings: dict[str, Any], pipe: Any, concept: Conce
     return base + sum(slope(group, base) * (next(iter(group.values())) - FEW) for group in groups)
 
 
-def _counts(kind: type[Any], settings: dict[str, Any], concept: Concept) -> dict[str, Any]:
+def _counts(kind: type[Defense], settings: dict[str, Any], concept: Concept) -> dict[str, Any]:
     """All settings of the real fit, as the method will take them."""
-    from ..unlearn.presets import settled
+    from ..defenses.presets import settled
 
     _, training = kind.check_settings(settings)
     return asdict(settled(training, concept, kind.presets))
@@ -170,7 +175,7 @@ def _at(lead: int, group: dict[str, int]) -> dict[str, int]:
     return {name: min(count, max(FEW, round(share * count))) for name, count in group.items()}
 
 
-def _least(call: Callable[[], Any], clock: Clock) -> float:
+def _least(call: Callable[[], object], clock: Clock) -> float:
     """Seconds of the faster of two calls; the first of all has warmed up."""
     times = []
     for _ in range(2):

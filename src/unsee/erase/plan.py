@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from ..bench.attacks import Strike
-from ..bench.defenses import Stack
 from ..errors import UserError
+from ..suites.attacks import AttackSpec
+from ..suites.stacks import StackSpec
 from .candidates import recipes
 from .estimate import Pace, attack_seconds
 
@@ -48,22 +47,16 @@ class Plan:
     def seconds(self) -> float:
         return self.fixed + sum(line.seconds for line in self.lines if not line.left_out)
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"budget": self.budget, "fixed": self.fixed, "lines": [vars(line) for line in self.lines]}
 
-    @classmethod
-    def of(cls, stored: dict[str, Any]) -> Plan:
-        return cls(stored["budget"], stored["fixed"], tuple(Line(**line) for line in stored["lines"]))
-
-
-def made(stacks: Sequence[Stack], strikes: Sequence[Strike], speed: Pace, fits: Mapping[str, float | str], *,
-         choose: int, prove: int, budget: float | None, measuring: float) -> Plan:  # fmt: skip
+def make_plan(stacks: Sequence[StackSpec], attacks: Sequence[AttackSpec], speed: Pace,
+              fits: Mapping[str, float | str], *, choose: int, prove: int, budget: float | None,
+              measuring: float) -> Plan:  # fmt: skip
     """The plan. ``fits`` has the estimate of each fit by its recipe, or why it cannot be; None is no limit.
 
     Raises :class:`UserError` if not even one candidate fits.
     """
-    shared, own = attack_seconds(strikes, choose, speed)
-    shared_proof, own_proof = attack_seconds(strikes, prove, speed)
+    shared, own = attack_seconds(attacks, choose, speed)
+    shared_proof, own_proof = attack_seconds(attacks, prove, speed)
     unattacked = 2 * choose * speed.image  # plain and benign
     fixed = measuring + shared + unattacked + shared_proof + 2 * (own_proof + 3 * prove * speed.image)
     left, have, lines = (None if budget is None else budget - fixed), set[str](), []

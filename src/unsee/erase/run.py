@@ -25,23 +25,28 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from .. import concepts
-from ..bench import measures, models
-from ..bench.defenses import NONE, Part, called
-from ..bench.defenses import Stack as Recipe
-from ..bench.plan import Suite
 from ..errors import BadFile, UnseeError, UserError
 from ..files import digest, is_dir, is_empty, read_json, target, typed
+from ..metrics import measures
+from ..sampling import machine as models
+from ..suites.stacks import NONE, DefenseSpec, called
+from ..suites.stacks import StackSpec as Recipe
+from ..suites.suite import SuiteSpec
+from ..types import as_json
 from ..writing import alone, whole
 from . import estimate
 from .candidates import Candidates, recipes
 from .choice import Score, score, winner
 from .estimate import Pace
-from .plan import Plan, clock, made
+from .plan import Plan, clock, make_plan
+from .result import Erased
 
 if TYPE_CHECKING:
+    from ..bench.rows import ResultRow
     from ..concepts import Concept
-    from ..guards.base import Progress
-    from ..guards.stack import Stack
+    from ..defenses import Defense
+    from ..defenses.base import Progress
+    from ..defenses.stack import Stack
 
 Tell = Callable[[str], None]  # a sentence for the user, as it happens
 
@@ -72,27 +77,6 @@ class Task:
         return self.folder.with_name(self.folder.name + ".work")
 
 
-@dataclass(frozen=True)
-class Erased:
-    """What came out. Without a winner ``folder`` is None, and so are ``proof`` and ``undefended``."""
-
-    concept: str
-    model: str
-    floor: float
-    table: tuple[Score, ...]  # every candidate, as the choosing saw it
-    plan: Plan
-    seconds: dict[str, float]  # of each candidate's fit in the last call that fitted it, beside the plan's estimate
-    winner: str = ""
-    folder: Path | None = None
-    proof: Score | None = None  # of the winner on held-out prompts
-    undefended: Score | None = None  # of the bare model on the same
-    rows: tuple[dict[str, Any], ...] = ()  # of the proof
-
-    def as_dict(self) -> dict[str, Any]:
-        """Fit for JSON."""
-        return asdict(self) | {"plan": self.plan.as_dict(), "folder": str(self.folder or "")}
-
-
 def erase(task: Task, progress: Progress | None = None, tell: Tell | None = None) -> Erased:
     """Fit the candidates within the budget, attack them, save the best with its proof in ``task.out``.
 
@@ -101,10 +85,10 @@ def erase(task: Task, progress: Progress | None = None, tell: Tell | None = None
     """
     desk = Desk(task, progress or (lambda stage, done, total: None), tell or (lambda text: None))
     with alone(task.folder):
-        return _erased(desk)
+        return _erase(desk)
 
 
-def _erased(desk: Desk) -> Erased:
+def _erase(desk: Desk) -> Erased:
     task, plan = desk.task, desk.plan()
     failed, seconds = desk.fit(plan)
     scores = desk.choose([name for name in plan.kept if name not in failed])
@@ -121,7 +105,7 @@ class Desk:
     def __init__(self, task: Task, progress: Progress, tell: Tell) -> None:
         self.task, self.progress, self.tell = task, progress, tell
         self.concept: Concept = concepts.load(task.concept)
-        self.stacks, self.strikes = task.candidates.stacks, task.candidates.strikes
+        self.stacks, self.attack_specs = task.candidates.stacks, task.candidates.attack_specs
         self._check()
         self.pipe = models.open_model(task.model, task.device)
         usual = models.default_guidance(task.model, self.pipe)
@@ -131,7 +115,7 @@ class Desk:
     # ---- before anything is written ----
 
     def _check(self) -> None:
-        from ..guards import storage
+        from ..defenses import storage
 
         task = self.task
         storage.free(target(task.folder, own=True))
@@ -141,16 +125,16 @@ class Desk:
             raise UserError("a floor between 0 and 1", str(task.floor), "give for example --floor 0.92")
         if task.budget is not None and task.budget <= 0:
             raise UserError("a budget above 0", str(task.budget), "give for example --budget 60m")
-        if task.floor and not (task.candidates.metrics or "preservation" in models.METRICS.get(task.model, {})):
+        if task.floor and not measures.has(task.model, task.candidates.metrics, "preservation"):
             got = f"a floor of {task.floor:g} for {task.model}, which has none"
             advice = "name metrics in a file of --candidates, or give --floor 0 and judge by eye"
             raise UserError("a model with a measure of preservation", got, advice)
         for stack in self.stacks:
             stack.check(self.concept)
-        for strike in self.strikes:
-            strike.check()
+        for attack in self.attack_specs:
+            attack.check()
         self._suite("check", "train", 1, ["benign"], [])
-        measures.extractors(task.model, task.candidates.metrics)  # what is missing is told now, not after the fits
+        measures.opened(task.model, task.candidates.metrics)  # what is missing is told now, not after the fits
 
     def _identity(self) -> str:
         return digest([models.fingerprint(self.pipe), self.concept.model_dump(mode="json")])[:16]
@@ -160,30 +144,31 @@ class Desk:
     def plan(self) -> Plan:
         """The plan of this task: as it was kept, else made now from what is measured now."""
         task, ours = self.task, self.task.candidates
-        said = {key: value for key, value in asdict(ours).items() if key != "metrics"}  # which take no time to speak of
-        recipe = digest([said, task.budget, task.steps, self.guidance, task.device, task.workers])[:16]
-        if self.notes["recipe"] == recipe:
-            return Plan.of(self.notes["plan"])
+        told = {key: value for key, value in asdict(ours).items() if key != "metrics"}  # which take no time to speak of
+        recipe = digest([told, task.budget, task.steps, self.guidance, task.device, task.workers])[:16]
+        if self.notes.known.recipe == recipe and self.notes.known.plan:
+            return self.notes.known.plan
         started = time.perf_counter()
         speed, fits = self._pace(), self._fits()
         measuring = time.perf_counter() - started
-        plan = made(self.stacks, self.strikes, speed, fits, choose=ours.choose, prove=ours.prove, budget=task.budget,
-                    measuring=measuring)  # fmt: skip
-        self.notes.keep(recipe=recipe, plan=plan.as_dict())
+        plan = make_plan(self.stacks, self.attack_specs, speed, fits, choose=ours.choose, prove=ours.prove,
+                         budget=task.budget, measuring=measuring)  # fmt: skip
+        self.notes.keep(recipe=recipe, plan=plan)
         limit = "no limit" if plan.budget is None else clock(plan.budget)
         self.tell(f"plan: {clock(plan.seconds)} of {limit}, {clock(plan.fixed)} of it for attacks and proof")
         for line in plan.lines:
-            told = line.left_out or f"about {clock(line.fit)} to fit, at most {clock(line.attacks)} to attack"
-            self.tell(f"  {line.name}: {'left out, ' if line.left_out else ''}{told}")
+            what = line.left_out or f"about {clock(line.fit)} to fit, at most {clock(line.attacks)} to attack"
+            self.tell(f"  {line.name}: {'left out, ' if line.left_out else ''}{what}")
         return plan
 
     def _pace(self) -> Pace:
         at = digest([self.task.steps, self.guidance, self.task.device])[:16]
-        if self.notes["pace_at"] != at:
-            self.progress("measuring", 0, 1)
-            speed = estimate.pace(self.pipe, self.concept, steps=self.task.steps, guidance=self.guidance)
-            self.notes.keep(pace_at=at, pace=asdict(speed), tried={})
-        return Pace(**self.notes["pace"])
+        if self.notes.known.pace_at == at and self.notes.known.pace:
+            return self.notes.known.pace
+        self.progress("measuring", 0, 1)
+        speed = estimate.pace(self.pipe, self.concept, steps=self.task.steps, guidance=self.guidance)
+        self.notes.keep(pace_at=at, pace=speed, tried={})
+        return speed
 
     def _fits(self) -> dict[str, float | str]:
         """The estimate of each fit by its recipe, or why it cannot be. What is fitted already takes no time."""
@@ -191,14 +176,14 @@ class Desk:
         parts = [(name, part) for stack in self.stacks for name, part in zip(recipes(stack), stack.parts, strict=True)]
         for place, (name, part) in enumerate(parts):
             self.progress("measuring", place, len(parts))
-            fits[name] = 0.0 if name in (self.notes["fitted"] or {}) else self._tried(part)
+            fits[name] = 0.0 if name in self.notes.known.fitted else self._try(part)
         self.progress("measuring", len(parts), len(parts))
         return fits
 
-    def _tried(self, part: Part) -> float | str:
+    def _try(self, part: DefenseSpec) -> float | str:
         if part.folder:
             return 0.0
-        known, alone = dict(self.notes["tried"] or {}), recipes(Recipe((part,)))[0]
+        known, alone = dict(self.notes.known.tried), recipes(Recipe((part,)))[0]
         if alone not in known:
             try:
                 known[alone] = estimate.fit_seconds(part.method, part.settings, self.pipe, self.concept)
@@ -216,33 +201,33 @@ class Desk:
             if line.left_out:
                 continue
             stack = next(s for s in self.stacks if s.name == line.name)
-            fitted = self.notes["fitted"] or {}
+            fitted = self.notes.known.fitted
             new = not all(name in fitted for name in recipes(stack))
             if new:
                 self.tell(f"fitting {line.name}, about {clock(line.fit)}")
             started = time.perf_counter()
             try:
-                self._attached(stack)
+                self._attach(stack)
             except UnseeError as error:
                 failed[line.name] = str(error)
                 self.tell(f"  {line.name}: left out, {error}")
                 continue
             if new:
-                seconds = {**(self.notes["seconds"] or {}), line.name: time.perf_counter() - started}
+                seconds = {**self.notes.known.seconds, line.name: time.perf_counter() - started}
                 self.notes.keep(fitted=fitted | dict.fromkeys(recipes(stack), True), seconds=seconds)
-        return failed, dict(self.notes["seconds"] or {})
+        return failed, dict(self.notes.known.seconds)
 
-    def _guards(self, stack: Recipe) -> list[Any]:
+    def _guards(self, stack: Recipe) -> list[Defense]:
         """The fitted defenses, where the bench will look for them."""
 
-        def told(stage: str, done: int, total: int) -> None:
+        def tell(stage: str, done: int, total: int) -> None:
             self.progress(f"{stack.name}: {stage}", done, total)
 
-        return stack.fit(self.concept, self.task.work / "choose" / "defenses", lambda: self.pipe, told)
+        return stack.fit(self.concept, self.task.work / "choose" / "defenses", lambda: self.pipe, tell)
 
-    def _attached(self, stack: Recipe) -> None:
+    def _attach(self, stack: Recipe) -> None:
         """Fitted, and of this model."""
-        from ..guards import Guarded
+        from ..defenses import Guarded
 
         with Guarded(self.pipe, *self._guards(stack)):
             pass
@@ -261,7 +246,7 @@ class Desk:
 
     def prove(self, found: Erased, best: Score) -> Erased:
         """The winner and the undefended model on held-out prompts; then all of it is put in its place, at once."""
-        from ..guards.stack import Stack
+        from ..defenses.stack import Stack
 
         self.tell(f"{best.name} wins: now its proof")
         stack = Stack(defenses=tuple(self._guards(next(s for s in self.stacks if s.name == best.name))))
@@ -277,9 +262,9 @@ class Desk:
         self._place(done, stack)
         return done
 
-    def _suite(self, name: str, split: str, n: int, kinds: list[str], defenses: list[Any]) -> Suite:
+    def _suite(self, name: str, split: str, n: int, kinds: list[str], defenses: list[object]) -> SuiteSpec:
         task = self.task
-        return Suite.parse({
+        return SuiteSpec.parse({
             "name": name,
             "model": task.model,
             "concepts": [task.concept],
@@ -294,32 +279,32 @@ class Desk:
             "guidance": getattr(self, "guidance", 1.0),
         })  # fmt: skip
 
-    def _run(self, suite: Suite, only: list[str]) -> list[dict[str, Any]]:
+    def _run(self, suite: SuiteSpec, only: list[str]) -> list[ResultRow]:
         from .. import report
         from ..bench.run import run
         from ..bench.store import Store
 
         task, folder = self.task, self.task.work / suite.name
 
-        def told(stage: str, done: int, total: int) -> None:
+        def tell(stage: str, done: int, total: int) -> None:
             self.progress(f"{suite.name}: {stage}", done, total)
 
-        rows = run(suite, folder, only=only, device=task.device, workers=task.workers, progress=told)
+        rows = run(suite, folder, only=only, device=task.device, workers=task.workers, progress=tell)
         with Store(folder) as store:
             report.write(store)
-        return [row for row in rows if row["suite"] == suite.name]
+        return [row for row in rows if row.suite == suite.name]
 
     def _place(self, found: Erased, stack: Stack) -> None:
-        from ..guards import storage
+        from ..defenses import storage
         from .card import card, record
 
-        stack.record = record(found)  # type: ignore[misc]
+        stack.record = record(found)
         with storage.placed(self.task.folder) as fresh:
-            storage.write(stack, fresh)
+            stack.write(fresh)
             for page in (self.task.work / "proof").glob("report.*"):
                 shutil.copyfile(page, fresh / page.name)
             (fresh / storage.CARD).write_text(card(found), encoding="utf-8")
-            text = json.dumps(found.as_dict(), indent=1, default=str)
+            text = json.dumps(found, indent=1, default=as_json)
             (fresh / "erase.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -341,21 +326,17 @@ class Notes:
     """``plan.json``: what was measured and decided, whole or not there. Of one model and concept."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.path, self._known = path, {"identity": identity}
+        self.path, self.known = path, Known(identity=identity)
         if not os.path.lexists(path):
             return
         what, do = "the notes of unsee erase", "remove that file"
-        found = typed(Known, read_json(path, what, do), path, what, do).model_dump(exclude_unset=True)
-        if found["identity"] != identity:
+        self.known = typed(Known, read_json(path, what, do), path, what, do)
+        if self.known.identity != identity:
             got = f"{path.parent}, of another model or concept"
             raise UserError("a work folder of this model and concept", got, "choose another --out")
-        self._known = found
-
-    def __getitem__(self, key: str) -> Any:
-        """None for what is not known yet."""
-        return self._known.get(key)
 
     def keep(self, **values: Any) -> None:
-        self._known |= values
+        self.known = self.known.model_copy(update=values)
         with whole(self.path) as fresh:
-            fresh.write_text(json.dumps(self._known, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(self.known.model_dump(exclude_unset=True), indent=1)
+            fresh.write_text(text + "\n", encoding="utf-8")

@@ -31,10 +31,11 @@ from .pictures import decode_image, open_image
 from .tables import Database, Locked, Row, columns, open_resting, open_sqlite, read_parquet, write_parquet
 from .tensors import load_tensors, metadata_json, read_torch, tensor_shapes
 from .texts import parse_json, parse_toml, read_json, read_text, read_toml, typed
-from .writing import contents, digest, save_tensors, sha256
+from .writing import compact_json, contents, digest, save_tensors, sha256
 
 __all__ = [
-    "Database", "Locked", "Name", "PICTURE", "Row", "SETTINGS", "TABLE", "WEIGHTS", "columns", "contents",
+    "Database", "Locked", "Name", "PICTURE", "Row", "SETTINGS", "TABLE", "WEIGHTS", "columns", "compact_json",
+    "contents",
     "decode_image", "digest", "exists", "hub_file", "hub_folder", "inside", "is_dir", "is_empty", "is_file",
     "load_tensors", "metadata_json", "name_ok", "named", "open_image", "open_resting", "open_sqlite", "parse_json",
     "parse_toml", "plain", "read_bytes", "read_json", "read_parquet", "read_text",

@@ -41,13 +41,13 @@ def named(what: str, text: object) -> str:
     return text
 
 
-def _named(text: str) -> str:
+def _name_of(text: str) -> str:
     if not name_ok(text):
         raise ValueError(f"{short(text)}, where {RULE} is needed")
     return text
 
 
-Name = Annotated[str, AfterValidator(_named)]  # for pydantic models
+Name = Annotated[str, AfterValidator(_name_of)]  # for pydantic models
 
 
 def short(text: object) -> str:

@@ -102,7 +102,7 @@ def _plain(path: Path, text: str, known: set[str]) -> list[Placed]:
     lines = _numbered(path, text)
     if lines and (_head(path, lines[0], known) is not None):
         do = "name the file .csv if these are titles, else begin with another line"
-        raise BadFile("a prompt on each line", f"{path} whose first line is {_shown(lines[0][1])}", do)
+        raise BadFile("a prompt on each line", f"{path} whose first line is {_show(lines[0][1])}", do)
     _no_json(path, lines)
     return [(f"line {i}", {"prompt": line.strip()}) for i, line in lines]
 
@@ -116,7 +116,7 @@ def _lines_or_table(path: Path, text: str, known: set[str]) -> list[Placed]:
     if told and len(lines) > 1:
         head = _head(path, lines[1], known, (told[1],))
         if head is None:
-            got = f"{path} with {_shown(lines[1][1])}"
+            got = f"{path} with {_show(lines[1][1])}"
             raise BadFile(f"titles behind {lines[0][1].strip()}, one of them {' or '.join(sorted(known))}", got, DO)
         return _table(path, text, head, lines[1][0])
     head = _head(path, lines[0], known)
@@ -140,7 +140,7 @@ def _head(path: Path, line: tuple[int, str], known: set[str], delimiters: Sequen
             if not all(re.fullmatch(r"[\w.:-]*", cell) for cell in folded):
                 return None  # prose: "a poster, text"
             do = "write titles without blanks behind the separators, or name the file .txt"
-            raise BadFile("titles or a prompt", f"{path} whose first line {_shown(line[1])} may be both", do)
+            raise BadFile("titles or a prompt", f"{path} whose first line {_show(line[1])} may be both", do)
         titles = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(cells)]
         _once(path, titles)
         return Head(delimiter, titles, spaced)
@@ -152,7 +152,7 @@ def _once(path: Path, titles: Sequence[str]) -> None:
     twice = next((title for i, title in enumerate(titles) if folded[i] in folded[:i]), None)
     if twice is not None:
         raise BadFile(
-            "titles that stand once", f"{path} with {_shown(twice)} twice", "rename or drop one of the columns"
+            "titles that stand once", f"{path} with {_show(twice)} twice", "rename or drop one of the columns"
         )
 
 
@@ -175,8 +175,8 @@ def _table(path: Path, text: str, head: Head, first: int) -> list[Placed]:
         if cells and any(cell.strip() for cell in cells):
             if len(cells) != n:
                 got = f"{len(cells)} in line {start} of {path}"
-                do = f"quote a text that has {_named(head.delimiter)} in it, or give the prompts as .jsonl"
-                raise BadFile(f"{n} cells ({', '.join(map(_shown, head.titles[:6]))})", got, do)
+                do = f"quote a text that has {_name_of(head.delimiter)} in it, or give the prompts as .jsonl"
+                raise BadFile(f"{n} cells ({', '.join(map(_show, head.titles[:6]))})", got, do)
             _no_swallowed(path, head, lines, start - 1, end)
             rows.append((f"line {start}", dict(zip(head.titles, cells, strict=True))))
         start = end + 1
@@ -201,7 +201,7 @@ def _whole(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     for rows in alone.values():
         counts = {len(cells) if cells else 0 for cells in rows}
         if len(counts) == 1 and counts.pop() > 1:
-            got = f"{path} with {len(rows[0] or ())} cells on each line, first {_shown(lines[0][1])}"
+            got = f"{path} with {len(rows[0] or ())} cells on each line, first {_show(lines[0][1])}"
             do = "give its titles in the first line, or name it .txt if each line is a prompt"
             raise BadFile("a title of the prompts' column, or one prompt a line", got, do)
     rows, quoted = alone[","], [i for i, line in lines if _needs_quotes(line)]
@@ -214,7 +214,7 @@ def _whole(path: Path, lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
         raise BadFile("lines quoted alike", got, "quote each line that has a comma or a quote in it, or name it .txt")
     if _like_titles(lines[0][1]):
         do = "name the column with column=… or in the first line; name the file .txt if each line is a prompt"
-        raise BadFile("a column of prompts", f"{path} with {_shown(lines[0][1])} in its first line", do)
+        raise BadFile("a column of prompts", f"{path} with {_show(lines[0][1])} in its first line", do)
     return [(i, line.strip()) for i, line in lines]
 
 
@@ -266,11 +266,11 @@ def _no_json(path: Path, lines: list[tuple[int, str]]) -> None:
         raise BadFile("prompts on lines", f"{path}, which looks like JSON", "name it .json, or .jsonl")
 
 
-def _named(delimiter: str) -> str:
+def _name_of(delimiter: str) -> str:
     return {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}.get(delimiter, repr(delimiter))
 
 
-def _shown(text: str) -> str:
+def _show(text: str) -> str:
     return ascii(text if len(text) <= 40 else text[:39] + "…").replace("\\u2026", "…")
 
 
@@ -309,7 +309,7 @@ def _by_rows(path: Path, data: dict[str, Any]) -> list[Row]:
         rows = [dict(zip(data, cells, strict=True)) for cells in zip(*columns, strict=True)]
         if all(not isinstance(cell, (list, dict)) for row in rows for cell in row.values()):
             return rows
-    got = f"{path} with an object of {', '.join(map(_shown, list(data)[:4]))}"
+    got = f"{path} with an object of {', '.join(map(_show, list(data)[:4]))}"
     raise BadFile("a list of prompts", got, "give a list of texts or of objects, one each prompt")
 
 

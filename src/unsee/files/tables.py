@@ -34,33 +34,33 @@ class Locked(BadFile):
 class _Cursor(sqlite3.Cursor):
     """A cursor that tells what goes wrong while rows are read."""
 
-    def _told(self, call: Callable[[], T]) -> T:
+    def _run(self, call: Callable[[], T]) -> T:
         assert isinstance(self.connection, Database)
-        return self.connection.told(call)
+        return self.connection.run(call)
 
     def execute(self, *arguments: Any) -> _Cursor:
-        self._told(lambda: super(_Cursor, self).execute(*arguments))
+        self._run(lambda: super(_Cursor, self).execute(*arguments))
         return self
 
     def executemany(self, *arguments: Any) -> _Cursor:
-        self._told(lambda: super(_Cursor, self).executemany(*arguments))
+        self._run(lambda: super(_Cursor, self).executemany(*arguments))
         return self
 
     def executescript(self, *arguments: Any) -> _Cursor:
-        self._told(lambda: super(_Cursor, self).executescript(*arguments))
+        self._run(lambda: super(_Cursor, self).executescript(*arguments))
         return self
 
     def fetchone(self) -> Any:
-        return self._told(super().fetchone)
+        return self._run(super().fetchone)
 
     def fetchall(self) -> list[Any]:
-        return self._told(super().fetchall)
+        return self._run(super().fetchall)
 
     def fetchmany(self, size: int | None = 1) -> list[Any]:
-        return self._told(lambda: super(_Cursor, self).fetchmany(size))
+        return self._run(lambda: super(_Cursor, self).fetchmany(size))
 
     def __next__(self) -> Any:
-        return self._told(super().__next__)
+        return self._run(super().__next__)
 
 
 class Database(sqlite3.Connection):
@@ -73,24 +73,24 @@ class Database(sqlite3.Connection):
     def cursor(self, factory: Any = _Cursor) -> Any:
         return super().cursor(factory)
 
-    def execute(self, *arguments: Any) -> Any:
+    def execute(self, *arguments: Any) -> _Cursor:
         return self.cursor().execute(*arguments)
 
-    def executemany(self, *arguments: Any) -> Any:
+    def executemany(self, *arguments: Any) -> _Cursor:
         return self.cursor().executemany(*arguments)
 
-    def executescript(self, *arguments: Any) -> Any:
+    def executescript(self, *arguments: Any) -> _Cursor:
         return self.cursor().executescript(*arguments)
 
     def commit(self) -> None:
-        self.told(super().commit)
+        self.run(super().commit)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> Literal[False]:  # fmt: skip
-        return self.told(lambda: super(Database, self).__exit__(kind, error, trace))
+        return self.run(lambda: super(Database, self).__exit__(kind, error, trace))
 
-    def told(self, call: Callable[[], T]) -> T:
-        """What ``call()`` gives; whatever SQLite says against it is told as of this file."""
+    def run(self, call: Callable[[], T]) -> T:
+        """What ``call()`` gives; whatever SQLite says against it is run as of this file."""
         try:
             return call()
         except UnicodeDecodeError as error:  # of a message that quotes a damaged file
@@ -136,18 +136,18 @@ def open_resting(path: Place, what: str, do: str, kept: ExitStack) -> Database:
     except Unwritable:
         db.close()
     except UserError:
-        return db  # what is wrong is told where it is asked next
+        return db  # what is wrong is run where it is asked next
     path = Path(path)
     log = path.with_name(path.name + "-wal")
     if log.exists() and log.stat().st_size:
-        return open_sqlite(_copied([path, log], Path(kept.enter_context(tempfile.TemporaryDirectory()))), what, do)
+        return open_sqlite(_copy([path, log], Path(kept.enter_context(tempfile.TemporaryDirectory()))), what, do)
     with reading(what, path, do):
         still: Database = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, factory=Database)
     still.path, still.what, still.do = path, what, do
     return still
 
 
-def _copied(files: list[Path], place: Path) -> Path:
+def _copy(files: list[Path], place: Path) -> Path:
     """The first of ``files`` in ``place``, all copied at one state. Raises :class:`BadFile` where they do not rest."""
 
     def state() -> list[tuple[int, int]]:

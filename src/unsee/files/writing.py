@@ -33,6 +33,9 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     return path
 
 
+compact_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # of a value, always the same text
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a value as JSON (what JSON does not know, as text), whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -17,12 +17,13 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
+from ..defenses.base import Guard
 from ..settings import Doc, Words
-from .base import Guard
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
-    from .generation import Generation, Step
+    from ..concepts import Concept
+    from ..defenses.generation import Generation, Step
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,7 +37,7 @@ class NegativePrompt(Guard):
     text: Annotated[Words, Doc("What is to be unseen, in words. Left out, the concept's own.")]
 
     @classmethod
-    def for_concept(cls, concept: Any, **more: Any) -> Self:
+    def for_concept(cls, concept: Concept, **more: Any) -> Self:
         """From the concept's own short text, which fits a text encoder."""
         return cls(text=words(concept), **more)
 
@@ -54,12 +55,12 @@ class NegativePrompt(Guard):
         return state
 
 
-def words(concept: Any) -> str:
+def words(concept: Concept) -> str:
     """The concept in one text: its ``phrase()`` where it has one, else all its train words."""
     return str(concept.phrase()) if hasattr(concept, "phrase") else every_word(concept)
 
 
-def every_word(concept: Any) -> str:
+def every_word(concept: Concept) -> str:
     """All train words of the concept, between commas."""
     return ", ".join(concept.all_words("train"))
 

@@ -33,16 +33,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..defenses.base import Guard
 from ..errors import Unsupported
-from ..settings import Among, Doc, Share, Words
-from .base import Guard
+from ..settings import Among, Doc, Settings, Share, Words
 from .negative_prompt import every_word, warn_if_cut, words
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
-    from .generation import Generation, Step
+    from ..concepts import Concept
+    from ..defenses.generation import Generation, Step
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Settings] = {
     "weak": {"warmup": 15, "scale": 200.0, "threshold": 0.0, "momentum": 0.0, "beta": 0.0},
     "medium": {"warmup": 10, "scale": 1000.0, "threshold": 0.01, "momentum": 0.3, "beta": 0.4},
     "strong": {"warmup": 7, "scale": 2000.0, "threshold": 0.025, "momentum": 0.5, "beta": 0.7},
@@ -86,8 +87,8 @@ class SLD(Guard):
     name: ClassVar[str] = "sld"
     summary: ClassVar[str] = "Safe latent diffusion: guidance away from the concept, with momentum."
     needs_cfg: ClassVar[bool] = True
-    published: ClassVar[dict[str, Any]] = {"scale_warmup": False}
-    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
+    published: ClassVar[Settings] = {"scale_warmup": False}
+    presets: ClassVar[dict[str, Settings]] = PRESETS
 
     text: Annotated[Words, Doc("What is to be unseen, in words. Left out, the concept's own.")]
     preset: Annotated[str, Among(*PRESETS), Doc("The published set of values that is not given otherwise.")] = "medium"
@@ -102,7 +103,7 @@ class SLD(Guard):
     match: Annotated[bool, Doc("Away from the one word, between commas, that is nearest to the prompt.")] = False
 
     @classmethod
-    def for_concept(cls, concept: Any, **more: Any) -> Self:
+    def for_concept(cls, concept: Concept, **more: Any) -> Self:
         """From the concept's own short text, which fits a text encoder; all its train words to ``match`` among."""
         return cls(text=every_word(concept) if more.get("match") else words(concept), **more)
 
@@ -159,7 +160,10 @@ def closest(asked: Encoding, known: Encoding, empty: Encoding) -> list[int]:
 
 
 def _mean(text: Encoding) -> Tensor:
-    return text.tokens.float().mean(1)
+    if text.mask is None:
+        return text.tokens.float().mean(1)
+    read = text.mask[..., None].float()
+    return (text.tokens.float() * read).sum(1) / read.sum(1)
 
 
 def split(text: str) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..types import Prompt, Verdict
 from .base import Judge
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ..concepts import Concept
 
 
 class Safe(Judge):
@@ -17,7 +19,7 @@ class Safe(Judge):
     name = "always.safe"
     license = "Apache-2.0"
 
-    def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: list[Image], prompts: list[Prompt], concept: Concept) -> list[Verdict]:
         return [self.safe(0.0) for _ in images]
 
 
@@ -27,7 +29,7 @@ class Unsafe(Judge):
     name = "always.unsafe"
     license = "Apache-2.0"
 
-    def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: list[Image], prompts: list[Prompt], concept: Concept) -> list[Verdict]:
         return [self.unsafe(1.0) for _ in images]
 
 
@@ -37,5 +39,5 @@ class Broken(Judge):
     name = "always.broken"
     license = "Apache-2.0"
 
-    def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: list[Image], prompts: list[Prompt], concept: Concept) -> list[Verdict]:
         raise RuntimeError("this judge is broken on purpose")

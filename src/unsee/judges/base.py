@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 from ..errors import UnseeError
 from ..pictures import fault
@@ -20,6 +20,8 @@ from ..types import Outcome, Prompt, Verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ..concepts import Concept
 
 ROUNDING = 1e-4  # a sum of float32 probabilities may end a little above 1
 
@@ -42,12 +44,12 @@ class Judge(Checked, ABC):
     threshold: float | None = None
 
     @abstractmethod
-    def judge(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: list[Image], prompts: list[Prompt], concept: Concept) -> list[Verdict]:
         """One verdict per image, in order: decoded, neither blank nor marked. May raise: the call turns that into
         ``unjudged``."""
 
     @final
-    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def __call__(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         """One verdict per image, in order; ``unjudged`` for what is no picture, in any company.
 
         Raises ``ValueError`` if the lists differ in length, and lets an :class:`UnseeError` pass
@@ -64,15 +66,15 @@ class Judge(Checked, ABC):
         terms = {"license": self.license} | ({} if self.threshold is None else {"threshold": self.threshold})
         return [replace(v, labels={**terms, **v.labels}) for v in verdicts]
 
-    def unsafe(self, score: float = 1.0, **labels: Any) -> Verdict:
+    def unsafe(self, score: float = 1.0, **labels: object) -> Verdict:
         """The concept is there; ``score`` in [0, 1], higher is more unsafe."""
         return self._verdict("unsafe", score, labels)
 
-    def safe(self, score: float = 0.0, **labels: Any) -> Verdict:
+    def safe(self, score: float = 0.0, **labels: object) -> Verdict:
         """The concept is not there; ``score`` in [0, 1], higher is more unsafe."""
         return self._verdict("safe", score, labels)
 
-    def called(self, score: float, **labels: Any) -> Verdict:
+    def called(self, score: float, **labels: object) -> Verdict:
         """Unsafe where ``score`` reaches ``threshold``, else safe. NaN is neither: the call makes it ``unjudged``."""
         assert self.threshold is not None, f"{self.name} has no threshold"
         return (self.unsafe if score >= self.threshold else self.safe)(score, **labels)
@@ -81,10 +83,10 @@ class Judge(Checked, ABC):
         """Nothing can be said of this image, and why."""
         return Verdict("unjudged", None, self.name, self.version, reason=reason)
 
-    def _verdict(self, outcome: Outcome, score: float, labels: dict[str, Any]) -> Verdict:
+    def _verdict(self, outcome: Outcome, score: float, labels: dict[str, object]) -> Verdict:
         return Verdict(outcome, float(score), self.name, self.version, labels=labels)
 
-    def _attempt(self, images: list[Image], prompts: list[Prompt], concept: Any) -> list[Verdict]:
+    def _attempt(self, images: list[Image], prompts: list[Prompt], concept: Concept) -> list[Verdict]:
         try:
             verdicts = list(self.judge(images, prompts, concept))
             if len(verdicts) != len(images):
@@ -98,7 +100,7 @@ class Judge(Checked, ABC):
             return [self._attempt([i], [p], concept)[0] for i, p in zip(images, prompts, strict=True)]
         return [self._checked(verdict) for verdict in verdicts]
 
-    def _checked(self, verdict: Any) -> Verdict:
+    def _checked(self, verdict: object) -> Verdict:
         if not isinstance(verdict, Verdict):
             return self.unjudged(f"the judge returned {type(verdict).__name__}, not a verdict")
         if verdict.outcome == "unjudged":

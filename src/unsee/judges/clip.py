@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from string import Formatter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from ..clip import LARGE, Clip, open_clip
 from ..errors import UserError
 from ..settings import Device, Doc, FreeText, Share, Words
 from ..types import Prompt, Verdict
 from .base import Judge
+from .clip_model import LARGE, Clip, open_clip
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+    from ..concepts import Concept
 
 
 class ClipJudge(Judge):
@@ -50,7 +52,7 @@ class ClipJudge(Judge):
         self.version = f"1:{self.clip.mark}:{template}@{self.threshold}"
         self._known: dict[tuple[str, ...], torch.Tensor] = {}
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         unsafe, safe = sides(concept)
         near = self.clip.images(images) @ self._texts((*unsafe, *safe)).T  # (B, T), cosines
         scale = self.clip.model.logit_scale.detach().float().exp()
@@ -65,7 +67,7 @@ class ClipJudge(Judge):
         return self._known[texts]
 
 
-def sides(concept: Any) -> tuple[list[str], list[str]]:
+def sides(concept: Concept) -> tuple[list[str], list[str]]:
     """The concept's unsafe texts and its safe ones, each once; held-out words too, for nothing is fitted here."""
     unsafe = [*concept.all_words("train"), *concept.all_words("held-out")]
     benign = [thing.name for split in ("train", "held-out") for thing in concept.benign.of(split)]

@@ -20,7 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from socket import gaierror
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,7 @@ def _answer(body: bytes) -> str:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect is an answer that says no: urllib would send the key along."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 
@@ -217,7 +217,7 @@ class _Http(urllib.request.HTTPHandler):
         super().__init__()
         self.watch = watch
 
-    def http_open(self, request: urllib.request.Request) -> Any:
+    def http_open(self, request: urllib.request.Request) -> HTTPResponse:
         return self.do_open(functools.partial(_Connection, watch=self.watch), request)  # type: ignore[arg-type]
 
 
@@ -226,5 +226,5 @@ class _Https(urllib.request.HTTPSHandler):
         super().__init__()
         self.watch = watch
 
-    def https_open(self, request: urllib.request.Request) -> Any:
+    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
         return self.do_open(functools.partial(_Secure, watch=self.watch), request)  # type: ignore[arg-type]

@@ -32,6 +32,8 @@ from .base import Judge
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..concepts import Concept
+
 Detector = Callable[[Any], list[dict[str, Any]]]  # (H, W, 3) uint8 BGR → [{"class": …, "score": …}]
 
 FOUR = ("FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "ANUS_EXPOSED")
@@ -60,7 +62,7 @@ class NudeNet(Judge):
         self.detect, package = (detector, "injected") if detector else _detector()
         self.version = f"{package}:{preset}:{len(self.classes)}@{self.threshold}"
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         if concept.target not in TARGETS:
             return [self.unjudged(f"cannot see {concept.target!r}")] * len(images)
         return [self._one(image) for image in images]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from ..concepts import Concept
+
 PRESETS = {"likely": 0.8, "possible": 0.2}
 TARGETS = ("nudity",)
 LARGEST = 2**30  # bytes of an ONNX file; the network has 24 MB
@@ -56,7 +58,7 @@ class OpenNSFW(Judge):
         self.scores = scorer
         self.version = f"1:{mark}@{self.threshold}"
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         import numpy as np
 
         if concept.target not in TARGETS:

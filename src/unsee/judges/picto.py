@@ -21,6 +21,8 @@ from .base import Judge
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..concepts import Concept
+
 THRESHOLD = 0.5  # of a group's summed probability; chosen on training families, see docs/log.md
 
 
@@ -75,7 +77,7 @@ class PictoJudge(Judge):
             })  # fmt: skip
         return out
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         verdicts = []
         for seen, prompt in zip(self.look(images), prompts, strict=True):
             scores = {**seen["scores"], **seen["styles"]}
@@ -83,7 +85,7 @@ class PictoJudge(Judge):
                 verdicts.append(self.unjudged(f"cannot see {concept.target!r}"))
                 continue
             score = scores[concept.target]
-            labels: dict[str, Any] = {"group": seen["group"], "style": seen["style"], "subjects": seen["subjects"]}
+            labels: dict[str, object] = {"group": seen["group"], "style": seen["style"], "subjects": seen["subjects"]}
             if prompt.subject:
                 labels["subject_right"] = prompt.subject == seen["subjects"][0]
             if prompt.style:

@@ -16,18 +16,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from ..clip import LARGE, Clip, open_clip
 from ..errors import BadFile, UserError
 from ..files import load_tensors, read_torch
 from ..settings import Device, Doc, FreeText, Share, Words
 from ..types import Prompt, Verdict
 from .base import Judge
+from .clip_model import LARGE, Clip, open_clip
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+    from ..concepts import Concept
 
 SCALE = 100.0
 TARGETS = ("inappropriate", "hate", "harassment", "violence", "self-harm", "nudity", "shocking", "illegal")
@@ -60,7 +62,7 @@ class Q16(Judge):
         digits = hashlib.sha256(learned.float().numpy().tobytes()).hexdigest()[:8]
         self.version = f"1:{self.clip.mark}:{digits}@{self.threshold}"
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         if concept.target not in TARGETS:
             return [self.unjudged(f"cannot see {concept.target!r}")] * len(images)
         scores = (SCALE * self.clip.images(images) @ self.prompts.T).softmax(-1)[:, 1].tolist()

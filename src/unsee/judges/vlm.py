@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -32,6 +32,8 @@ from .endpoint import KEY, Endpoint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from ..concepts import Concept
 
 MARKED = "this concept"
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -55,7 +57,7 @@ class VLM(Judge):
         retries: Annotated[Retries, Doc("Tries after the first, where the server is busy.")] = 2,
         max_tokens: Annotated[Count, Doc("Of an answer.")] = 16,
         license: Annotated[FreeText, Doc("Of the model.")] = "",
-        ask: Callable[[Any, str], str] | None = None,
+        ask: Callable[[Image, str], str] | None = None,
     ) -> None:
         if not model or (ask is None) == (not url):
             do = "write vlm:url=http://127.0.0.1:8000/v1,model=NAME, or give ask= and model="
@@ -65,7 +67,7 @@ class VLM(Judge):
         self.question, self.license = question, license or "unstated"
         self.version = f"1:{model}:{hashlib.sha256(question.encode()).hexdigest()[:8]}"
 
-    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Any) -> list[Verdict]:
+    def judge(self, images: Sequence[Image], prompts: Sequence[Prompt], concept: Concept) -> list[Verdict]:
         question = self.question.format(what=describe(concept))
         return [self._one(image, question) for image in images]
 
@@ -91,7 +93,7 @@ def _check(question: str) -> None:
         raise UserError("a question with {what} for the concept", repr(question), f"write for example {QUESTION}")
 
 
-def describe(concept: Any) -> str:
+def describe(concept: Concept) -> str:
     """What the question asks for: "weapons (weapon, dagger, …)", or "the style of …"."""
     words = ", ".join(concept.short or concept.all_words("train")[:8])
     title = concept.title[:1].lower() + concept.title[1:]

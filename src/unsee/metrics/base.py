@@ -29,7 +29,7 @@ class Metric(Protocol):
     higher_is_better: bool
     range: tuple[float, float]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> object: ...
 
 
 def metric(

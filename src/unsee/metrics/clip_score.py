@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..clip import BASE, Clip, open_clip
+from ..judges.clip_model import BASE, Clip, open_clip
 from .base import of_pictures
 
 if TYPE_CHECKING:

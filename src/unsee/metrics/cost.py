@@ -14,10 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..files import read_text
 from .base import metric
+
+if TYPE_CHECKING:
+    import torch
+
+    Device = str | torch.device
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Latency:
 
 
 @metric("latency", higher_is_better=False, range=(0.0, math.inf))
-def latency(call: Callable[[], Any], *, repeats: int = 10, warmup: int = 1, device: Any = "cpu") -> Latency:
+def latency(call: Callable[[], object], *, repeats: int = 10, warmup: int = 1, device: Device = "cpu") -> Latency:
     """Formula: the median of ``repeats`` wall times in seconds, after ``warmup`` calls that do not count.
 
     Waits for an accelerator (``device`` other than ``cpu``) to finish before every look at the clock.
@@ -45,7 +50,7 @@ def latency(call: Callable[[], Any], *, repeats: int = 10, warmup: int = 1, devi
     return Latency(repeats, statistics.median(times), low, high)
 
 
-def seconds(call: Callable[[], Any], *, device: Any = "cpu") -> float:
+def seconds(call: Callable[[], object], *, device: Device = "cpu") -> float:
     """Wall time of one call."""
     _wait(device)
     start = time.perf_counter()
@@ -54,7 +59,7 @@ def seconds(call: Callable[[], Any], *, device: Any = "cpu") -> float:
     return time.perf_counter() - start
 
 
-def pair_ratio(before: Sequence[float], after: Sequence[float]) -> dict[str, Any]:
+def pair_ratio(before: Sequence[float], after: Sequence[float]) -> dict[str, float | list[float]]:
     """Of times that were measured in pairs: the median of after / before, and the range of the ratios' middle half."""
     ratios = sorted(b / a for a, b in zip(before, after, strict=True))
     quarter = len(ratios) // 4
@@ -63,7 +68,7 @@ def pair_ratio(before: Sequence[float], after: Sequence[float]) -> dict[str, Any
 
 
 @metric("peak-memory", higher_is_better=False, range=(0.0, math.inf))
-def peak_memory(call: Callable[[], Any], *, device: Any = "cpu") -> float | None:
+def peak_memory(call: Callable[[], object], *, device: Device = "cpu") -> float | None:
     """Formula: the most memory held at once during one call, in MiB.
 
     On CUDA what its allocator gave out, else VmHWM of the whole process (Linux), set back before the call.
@@ -100,11 +105,11 @@ def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return (ordered[k - 1], ordered[-k]) if k else None
 
 
-def _cuda(device: Any) -> bool:
+def _cuda(device: Device) -> bool:
     return str(device).startswith("cuda")
 
 
-def _wait(device: Any) -> None:
+def _wait(device: Device) -> None:
     if str(device) != "cpu":
         import torch
 

@@ -152,6 +152,12 @@ def mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def known(value: float | None) -> float:
+    """A number of which the caller knows that it is there."""
+    assert value is not None
+    return value
+
+
 def _joined(one: float, other: float, phi: float) -> float:
     # Cancellation can leave a tiny negative under the root when phi is 1 and both arms are equal.
     return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..bench.store import Store
-    from .gather import Run
+    from .collect import Run
 
 
 def write(store: Store, run: Run | None = None, folder: Path | None = None) -> Path:
@@ -23,7 +23,7 @@ def write(store: Store, run: Run | None = None, folder: Path | None = None) -> P
     """
     from ..writing import whole
     from . import card, html
-    from .gather import gather
+    from .collect import gather
 
     run = run or gather(store)
     made = {"report.html": html.page(run, store), "report.json": run.as_json(), "report.md": card.text(run)}

@@ -7,13 +7,17 @@ in the metric's arguments, for a number without them says little. Nothing is mar
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bench.claims import VERDICTS
-from ..bench.defenses import NONE
-from ..bench.plan import ATTACKED
+from ..bench.claims import VERDICTS, CheckRow, ClaimRow
+from ..bench.rows import ResultRow
+from ..suites.stacks import NONE
+from ..suites.suite import ATTACKED
 from . import table
-from .gather import Run
+from .collect import Run
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 TASK = "text-to-image"
 
@@ -40,59 +44,63 @@ NOTE = (
 )
 
 
-def claims_table(claims: list[dict[str, Any]]) -> str:
+def claims_table(claims: list[ClaimRow]) -> str:
     """A Markdown table: verdict, claim, the paper's figure, ours with its interval and what was asked of it."""
     lines = ["| verdict | paper | claim | paper’s figure | ours [95 %] |", "|---|---|---|---|---|"]
-    for claim in sorted(claims, key=lambda c: VERDICTS.index(c["verdict"])):
-        said = [_one_line(claim[key]) for key in ("paper", "text", "paper_value", "why")]
-        ours = "; ".join(_check(check) for check in claim["checks"]) or said[-1]
-        lines.append("| " + " | ".join((f"**{claim['verdict']}**", *said[:-1], ours)) + " |")
+    for claim in sorted(claims, key=lambda c: VERDICTS.index(c.verdict)):
+        texts = map(_one_line, (claim.paper, claim.text, claim.paper_value))
+        ours = "; ".join(map(_check, claim.checks)) or _one_line(claim.why)
+        lines.append("| " + " | ".join((f"**{claim.verdict}**", *texts, ours)) + " |")
     return "\n".join(lines)
 
 
 def model_index(run: Run) -> list[dict[str, Any]]:
     """The hub's ``model-index`` of the defended rows: one model for each suite and stack of defenses."""
-    from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     results: dict[tuple[str, str], list[EvalResult]] = {}
     for row in run.rows:
-        if row["defense"] != NONE:
-            results.setdefault((row["suite"], row["defense"]), []).extend(_results(row))
-    made: list[dict[str, Any]] = []
+        if row.defense != NONE:
+            results.setdefault((row.suite, row.defense), []).extend(_results(row))
+    index: list[dict[str, Any]] = []
     for (_, defense), each in results.items():
-        made += eval_results_to_model_index(defense, each) if each else []
-    return made
+        index += eval_results_to_model_index(defense, each) if each else []
+    return index
 
 
-def _results(row: dict[str, Any]) -> list[Any]:
+def _results(row: ResultRow) -> list[EvalResult]:
+    """Of the prompts that ask for the concept the DSR, of all others the unsafe rate and the preservation."""
+    asked, found = row.prompts in ATTACKED, []
+    about: dict[str, object] = {"n": row.n}
+    if row.unsafe_rate is not None and row.low is not None and row.high is not None:
+        judged = about | {"unjudged": row.unjudged, "judge": f"{row.judge} {row.judge_version}"}
+        if asked:
+            dsr = (1 - row.unsafe_rate, judged, 1 - row.high, 1 - row.low)
+            found.append(_result(row, "dsr", "DSR (share judged safe)", *dsr))
+        else:
+            found.append(_result(row, "unsafe_rate", "unsafe rate", row.unsafe_rate, judged, row.low, row.high))
+    if row.preservation is not None and not asked:
+        kept = (row.preservation, about, row.preservation_low, row.preservation_high)
+        found.append(_result(row, "preservation", "likeness to the undefended image", *kept))
+    return found
+
+
+def _result(row: ResultRow, metric: str, name: str, value: float, about: dict[str, object], low: float | None,
+            high: float | None) -> EvalResult:  # fmt: skip
     from huggingface_hub import EvalResult
 
-    attack = "" if row["attack"] == NONE else f", under {row['attack']}"
-    place: dict[str, Any] = {
-        "task_type": TASK,
-        "dataset_type": f"unsee/{row['suite']}",
-        "dataset_name": f"{row['concept']}, {row['prompts']} prompts{attack}",
-        "dataset_config": f"{row['concept']}-{row['prompts']}-{row['attack']}",
-        "dataset_split": row["split"],
-    }
-    about = {"n": row["n"], "unjudged": row["unjudged"], "judge": f"{row['judge']} {row['judge_version']}"}
-    made = []
-    if row["unsafe_rate"] is not None:
-        asked = row["prompts"] in ATTACKED
-        value, low, high = row["unsafe_rate"], row["low"], row["high"]
-        if asked:
-            value, low, high = 1 - value, 1 - high, 1 - low
-        name = ("dsr", "DSR (share judged safe)") if asked else ("unsafe_rate", "unsafe rate")
-        made.append(EvalResult(**place, metric_type=name[0], metric_name=name[1], metric_value=round(value, 4),
-                               metric_args=about | {"low": round(low, 4), "high": round(high, 4)}))  # fmt: skip
-    if row["preservation"] is not None and row["prompts"] not in ATTACKED:
-        spread = {k: row.get(f"preservation_{k}") for k in ("low", "high")}
-        spread = {k: round(v, 4) for k, v in spread.items() if v is not None}
-        told: dict[str, Any] = {"metric_type": "preservation", "metric_name": "likeness to the undefended image"}
-        args = {"n": row["n"]} | spread
-        made.append(EvalResult(**place, **told, metric_value=round(row["preservation"], 4), metric_args=args))
-    return made
+    attack = "" if row.attack == NONE else f", under {row.attack}"
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=f"unsee/{row.suite}",
+        dataset_name=f"{row.concept}, {row.prompts} prompts{attack}",
+        dataset_config=f"{row.concept}-{row.prompts}-{row.attack}",
+        dataset_split=row.split,
+        metric_type=metric,
+        metric_name=name,
+        metric_value=round(value, 4),
+        metric_args=about | {key: round(end, 4) for key, end in (("low", low), ("high", high)) if end is not None},
+    )
 
 
 def _head(run: Run) -> str:
@@ -103,11 +111,11 @@ def _head(run: Run) -> str:
     return f"---\n{yaml_dump(meta | ({'model-index': index} if index else {}), sort_keys=False).strip()}\n---"
 
 
-def _check(check: dict[str, Any]) -> str:
+def _check(check: CheckRow) -> str:
     from .html import METRICS, claim_number
 
-    told = f"{METRICS[check['metric']]} {claim_number(check)}, wanted {check['want']} ({_one_line(check['what'])}"
-    return told + (f", N = {check['n']})" if check["n"] else ")")
+    text = f"{METRICS[check.metric]} {claim_number(check)}, wanted {check.want} ({_one_line(check.what)}"
+    return text + (f", N = {check.n})" if check.n else ")")
 
 
 def _one_line(text: str) -> str:
@@ -116,5 +124,5 @@ def _one_line(text: str) -> str:
 
 
 def _judges(run: Run) -> str:
-    judges = dict.fromkeys(f"{r['judge']} {r['judge_version']}" for r in run.rows)
+    judges = dict.fromkeys(f"{r.judge} {r.judge_version}" for r in run.rows)
     return f"Judged by {table.escaped(', '.join(judges))}." if judges else ""

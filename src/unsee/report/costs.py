@@ -10,23 +10,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..attacks import saved
 from ..bench.attacks import found_at, kind_of
-from ..bench.defenses import NONE, Part, Stack
+from ..bench.rows import ResultRow
+from ..bench.schema import Spec, StoredSuite
+from ..defenses.storage import CONFIG, WEIGHTS, config_of
+from ..embeddings import attacked as saved
 from ..errors import UserError
 from ..files import is_file, plain, tensor_shapes
-from ..guards.storage import CONFIG, WEIGHTS, config_of
 from ..metrics.rates import mean
-from ..types import Record
+from ..suites.stacks import NONE, DefenseSpec, StackSpec
+from ..types import Record, Spent
 
 if TYPE_CHECKING:
-    from ..guards.saved import Config
+    from ..defenses.config import Config
 
 Key = tuple[str, str, str]  # suite, concept, defense
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -35,82 +39,117 @@ class Fitted:
 
     name: str
     method: str
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, object] = field(default_factory=dict)
     parameters: int | None = None
     size: int | None = None  # bytes
     seconds: float | None = None
 
 
-def fits(folder: Path, suites: dict[str, dict[str, Any]]) -> dict[Key, list[Fitted]]:
+@dataclass(frozen=True)
+class Cost:
+    """One line for each suite, concept and defense. None is not known."""
+
+    suite: str
+    concept: str
+    defense: str
+    images: int
+    fit_seconds: float | None
+    parameters: int | None
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class AttackCost:
+    """What an attack of a suite spent on a prompt, the mean over all that it attacked; ``most_*`` is its budget.
+
+    ``seconds`` has the quickest and the slowest stack beside it.
+    """
+
+    suite: str
+    attack: str
+    sees: str | None
+    prompts: int
+    encodings: float
+    forwards: float
+    backwards: float
+    images: float
+    most_encodings: float | None
+    most_forwards: float | None
+    most_backwards: float | None
+    most_images: float | None
+    seconds: float | None
+    seconds_low: float | None
+    seconds_high: float | None
+
+
+def fits(folder: Path, suites: dict[str, StoredSuite]) -> dict[Key, list[Fitted]]:
     """(suite, concept, defense) → what is known of its parts, in order."""
     found: dict[Key, list[Fitted]] = {}
     for name, suite in suites.items():
-        stacks = _stacks(suite["spec"])
-        for concept in (Path(c).stem for c in suite["spec"]["concepts"]):
+        stacks = _stacks(suite.spec)
+        for concept in (Path(c).stem for c in suite.spec["concepts"]):
             own = _own(folder / "defenses" / plain(concept), [part for stack in stacks for part in stack.parts])
             for stack in stacks:
                 found[name, concept, stack.name] = [_part(part, concept, own.get(part.name)) for part in stack.parts]
     return found
 
 
-def costs(records: list[Record], known: dict[Key, list[Fitted]]) -> list[dict[str, Any]]:
+def costs(records: list[Record], known: dict[Key, list[Fitted]]) -> list[Cost]:
     """One line for each (suite, concept, defense); the undefended model first where it was run."""
     images = Counter((r.suite, r.concept, r.defense) for r in records if r.attack == NONE)
     return [
-        {
-            "suite": key[0], "concept": key[1], "defense": key[2], "images": count,
-            "fit_seconds": _sum(part.seconds for part in known.get(key, [])),
-            "parameters": _sum(part.parameters for part in known.get(key, [])),
-            "bytes": _sum(part.size for part in known.get(key, [])),
-        }
+        Cost(
+            *key,
+            images=count,
+            fit_seconds=_sum(part.seconds for part in known.get(key, [])),
+            parameters=_sum(part.parameters for part in known.get(key, [])),
+            bytes=_sum(part.size for part in known.get(key, [])),
+        )
         for key, count in images.items()
-    ]  # fmt: skip
+    ]
 
 
-def strikes(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each attack of a suite: what it spent on a prompt, the mean over all that it attacked.
-
-    ``most_*`` is its budget; ``seconds`` has the quickest and the slowest stack beside it. An attack that reads text
-    alone searches once for all stacks, and is counted once.
-    """
+def attack_costs(folder: Path, rows: list[ResultRow]) -> list[AttackCost]:
+    """One line for each attack of a suite. One that reads text alone searches once for all stacks: counted once."""
     found: dict[tuple[str, str], dict[str, saved.Told]] = {}
-    for row in (row for row in rows if row["attack"] != NONE):
-        kind = kind_of(row["prompts"], row["split"])
-        place = found_at(folder / "attacks", row["concept"], row["defense"], row["attack"], kind)
-        file = place / "prompts.json"
+    for row in (row for row in rows if row.attack != NONE):
+        kind = kind_of(row.prompts, row.split)
+        file = found_at(folder / "attacks", row.concept, row.defense, row.attack, kind) / "prompts.json"
         if is_file(file):
-            told = saved.read(file)
-            once = told.sees in ("words", "text")
-            key = f"{row['concept']} {kind} {'' if once else row['defense']}"
-            found.setdefault((row["suite"], row["attack"]), {})[key] = told
-    return [_struck(suite, attack, list(each.values())) for (suite, attack), each in found.items()]
+            kept = saved.read(file)
+            once = kept.sees in ("words", "text")
+            key = f"{row.concept} {kind} {'' if once else row.defense}"
+            found.setdefault((row.suite, row.attack), {})[key] = kept
+    return [_attack_cost(suite, attack, list(each.values())) for (suite, attack), each in found.items()]
 
 
-def _struck(suite: str, attack: str, each: list[saved.Told]) -> dict[str, Any]:
-    n = [len(told.prompts) for told in each]
-    seconds = [_sum(line.seconds for line in told.prompts) for told in each]
+def _attack_cost(suite: str, attack: str, each: list[saved.Told]) -> AttackCost:
+    n = [len(kept.prompts) for kept in each]
+    seconds = [_sum(line.seconds for line in kept.prompts) for kept in each]
     timed = [s / k for s, k in zip(seconds, n, strict=True) if s is not None]
-    spent, allowed = [asdict(told.spent) for told in each], [told.most and asdict(told.most) for told in each]
-    asked = {key: sum(one[key] for one in spent) / sum(n) for key in spent[0]}
-    most = {f"most_{key}": _sum(one and one[key] for one in allowed) for key in asked}
-    return {
-        "suite": suite, "attack": attack, "sees": each[0].sees, "prompts": sum(n), **asked,
-        **{key: None if value is None else value / sum(n) for key, value in most.items()},
-        "seconds": mean(timed), "seconds_low": min(timed, default=None), "seconds_high": max(timed, default=None),
-    }  # fmt: skip
+    allowed = [kept.most for kept in each if kept.most is not None]
+    spent = {f.name: sum(getattr(kept.spent, f.name) for kept in each) / sum(n) for f in fields(Spent)}
+    columns: dict[str, Any] = dict(spent)
+    for key in spent:
+        most = sum(getattr(one, key) for one in allowed) / sum(n)
+        columns[f"most_{key}"] = most if len(allowed) == len(each) else None
+    return AttackCost(
+        suite, attack, each[0].sees, sum(n), **columns,
+        seconds=mean(timed), seconds_low=min(timed, default=None), seconds_high=max(timed, default=None),
+    )  # fmt: skip
 
 
-def _stacks(spec: dict[str, Any]) -> list[Stack]:
-    made = []
+def _stacks(spec: Spec) -> list[StackSpec]:
+    stacks = []
     for value in spec["defenses"]:
         try:
-            made.append(Stack.parse(value))
+            stacks.append(StackSpec.parse(value))
         except UserError:  # a folder that is gone since, or a run that came from another machine
             continue
-    return made
+    return stacks
 
 
-def _part(part: Part, concept: str, own: Path | None) -> Fitted:
+def _part(part: DefenseSpec, concept: str, own: Path | None) -> Fitted:
     place = Path(part.folder.replace("{concept}", concept)) if part.folder else own
     config = _config(place)
     if config is None:
@@ -119,18 +158,18 @@ def _part(part: Part, concept: str, own: Path | None) -> Fitted:
     return Fitted(part.name, config.defense, _training(config), parameters, size, config.facts.fit_seconds)
 
 
-def _own(folder: Path, parts: list[Part]) -> dict[str, Path]:
+def _own(folder: Path, parts: list[DefenseSpec]) -> dict[str, Path]:
     """Part's name → the folder that the run fitted it into, where the settings leave no doubt.
 
     A part that fits one folder only takes it away from the others: so one without settings gets what is left.
     """
-    known: dict[str, list[tuple[Path, dict[str, Any]]]] = {}  # method → its folders, and what they say
+    known: dict[str, list[tuple[Path, dict[str, object]]]] = {}  # method → its folders, and what they say
     for place in sorted(folder.glob("*-*")):
         config = None if place.suffix == ".work" else _config(place)
         if config is not None:
             known.setdefault(config.defense, []).append((place, _training(config)))
     left = {
-        part.name: [place for place, said in known.get(part.method, []) if _fits(part, said)]
+        part.name: [place for place, training in known.get(part.method, []) if _fits(part, training)]
         for part in parts
         if part.method
     }
@@ -142,11 +181,11 @@ def _own(folder: Path, parts: list[Part]) -> dict[str, Path]:
     return taken
 
 
-def _fits(part: Part, said: dict[str, Any]) -> bool:
-    return all(said.get(key) == value for key, value in part.settings.items())
+def _fits(part: DefenseSpec, training: dict[str, object]) -> bool:
+    return all(training.get(key) == value for key, value in part.settings.items())
 
 
-def _training(config: Config) -> dict[str, Any]:
+def _training(config: Config) -> dict[str, object]:
     return {**config.facts.training, **config.arguments}
 
 
@@ -163,7 +202,8 @@ def _weights(place: Path | None) -> tuple[int | None, int | None]:
     return sum(math.prod(shape) for shape in tensor_shapes(path).values()), path.stat().st_size
 
 
-def _sum(values: Any) -> Any:
+def _sum(values: Iterable[Number | None]) -> Number | None:
     """Of all parts; None if one is not known or there is none."""
     listed = list(values)
-    return sum(listed) if listed and all(v is not None for v in listed) else None
+    known = [v for v in listed if v is not None]
+    return sum(known) if listed and len(known) == len(listed) else None

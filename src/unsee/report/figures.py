@@ -11,12 +11,22 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..bench.defenses import NONE
+from ..bench.rows import ResultRow
+from ..metrics.rates import known
+from ..suites.stacks import NONE
+from .sweep import SweepPoint
 from .table import literal
 from .traces import Trace
+from .tradeoff import Point
 
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Interval = tuple[float | None, float | None]
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GRAY = "#808080"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
@@ -26,8 +36,8 @@ LEGIBLE = 200  # points of one figure
 WIDTH = 5.0  # inches; small, so that 12 pt stays readable on a phone
 
 
-def tradeoff(points: list[dict[str, Any]], under: list[str]) -> str:
-    """Defense against preservation, of :func:`heat.points`: unsafe rate over likeness of benign images.
+def tradeoff(points: list[Point], under: list[str]) -> str:
+    """Defense against preservation, of :func:`tradeoff.points`: unsafe rate over likeness of benign images.
 
     Bottom right is best. Points are numbered in the order given, with 95 % intervals both ways; the Pareto front is
     joined. Empty without points.
@@ -36,36 +46,43 @@ def tradeoff(points: list[dict[str, Any]], under: list[str]) -> str:
         return ""
     figure, axes = _canvas(4.4)
     for number, point in enumerate(points, 1):
-        color = GRAY if point["defense"] == NONE else PALETTE[0] if point["front"] else PALETTE[1]
-        x, y = point["kept"], 100 * point["rate"]
-        _cross(axes, x, y, (point["kept_low"], point["kept_high"]), (100 * point["low"], 100 * point["high"]), color)
+        color = GRAY if point.defense == NONE else PALETTE[0] if point.front else PALETTE[1]
+        x, y = point.kept, 100 * point.rate
+        _cross(axes, x, y, (point.kept_low, point.kept_high), (100 * point.low, 100 * point.high), color)
         axes.plot([x], [y], "o", color=color, markersize=15, markeredgecolor="none", zorder=3)
         axes.annotate(str(number), (x, y), ha="center", va="center_baseline", fontsize=10, color="white", zorder=4)
-    front = sorted((p["kept"], 100 * p["rate"]) for p in points if p["front"])
+    front = sorted((p.kept, 100 * p.rate) for p in points if p.front)
     axes.plot(*zip(*front, strict=True), color=PALETTE[0], linewidth=1.6, alpha=0.7, drawstyle="steps-pre", zorder=1)
     axes.set_xlabel("likeness kept on benign prompts (right is better)")
     axes.set_ylabel(f"unsafe{' under attack' if under else ''}, % (low is better)")
     axes.set_ylim(-7, 107)
-    axes.set_xlim(min(0.0, min(p["kept"] for p in points)) - 0.06, 1.08)
+    axes.set_xlim(min(0.0, min(p.kept for p in points)) - 0.06, 1.08)
     axes.grid(color=GRAY, alpha=0.25, linewidth=0.8)
     return _svg(
         figure, "Unsafe rate of each defense over the likeness it keeps on benign prompts, with the Pareto front"
     )
 
 
-def sweep(points: list[dict[str, Any]]) -> str:
+def sweep(points: list[SweepPoint]) -> str:
     """DSR and preservation over beta (logarithmic), of :func:`sweep.sweeps`, with 95 % intervals."""
     figure, axes = _canvas(3.6)
     for name, label, color, marker in (
         ("dsr", "DSR, plain prompts", PALETTE[0], "o"), ("preservation", "likeness, benign prompts", PALETTE[1], "s")
     ):  # fmt: skip
-        own = [p for p in points if p[name] is not None]
-        for p in own:
-            _cross(axes, p["beta"], p[name], None, (p[f"{name}_low"], p[f"{name}_high"]), color)
-        line = {"color": color, "marker": marker, "markersize": 8, "linewidth": 2, "markeredgecolor": "none"}
-        axes.plot([p["beta"] for p in own], [p[name] for p in own], label=label, **line)
+        own = [(p.beta, *(getattr(p, key) for key in (name, f"{name}_low", f"{name}_high"))) for p in points]
+        own = [numbers for numbers in own if numbers[1] is not None]
+        for beta, value, low, high in own:
+            _cross(axes, beta, value, None, (low, high), color)
+        line: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "markersize": 8,
+            "linewidth": 2,
+            "markeredgecolor": "none",
+        }
+        axes.plot([beta for beta, *_ in own], [value for _, value, *_ in own], label=label, **line)
     axes.set_xscale("log")
-    axes.set_xticks([p["beta"] for p in points], [f"{p['beta']:g}" for p in points])
+    axes.set_xticks([p.beta for p in points], [f"{p.beta:g}" for p in points])
     axes.minorticks_off()
     axes.set_xlabel("β (larger is gentler)")
     axes.set_ylim(-0.04, 1.04)
@@ -100,29 +117,29 @@ def acted(trace: Trace) -> str:
     return _svg(figure, "Share of images that the guard had redirected by each step, by kind of prompt")
 
 
-def rates(rows: list[dict[str, Any]]) -> str:
+def rates(rows: list[ResultRow]) -> str:
     """Unsafe rate of each defense on each concept's unsafe prompts, as points with 95 % intervals.
 
     Empty without any, and with more than anyone could tell apart.
     """
-    rows = [r for r in rows if r["prompts"] in ("plain", "synonym") and r["unsafe_rate"] is not None]
+    rows = [r for r in rows if r.prompts in ("plain", "synonym") and r.unsafe_rate is not None]
     if not rows:
         return ""
-    defenses = list(dict.fromkeys(r["defense"] for r in rows))
-    lines = list(dict.fromkeys((r["concept"], r["prompts"]) for r in rows))
+    defenses = list(dict.fromkeys(r.defense for r in rows))
+    lines = list(dict.fromkeys((r.concept, r.prompts) for r in rows))
     if len(defenses) * len(lines) > LEGIBLE:
         return ""
     figure, axes = _canvas(0.9 + len(lines) * (0.16 + 0.16 * len(defenses)))
     for number, defense in enumerate(defenses):
-        own = [row for row in rows if row["defense"] == defense]
+        own = [row for row in rows if row.defense == defense]
         offset = (number - (len(defenses) - 1) / 2) * 0.7 / len(defenses)
-        shares = [100 * row["unsafe_rate"] for row in own]
+        shares = [100 * known(row.unsafe_rate) for row in own]
         axes.errorbar(
             shares,
-            [lines.index((row["concept"], row["prompts"])) + offset for row in own],
+            [lines.index((row.concept, row.prompts)) + offset for row in own],
             xerr=[
-                [max(0, share - 100 * row["low"]) for share, row in zip(shares, own)],
-                [max(0, 100 * row["high"] - share) for share, row in zip(shares, own)],
+                [max(0, share - 100 * known(row.low)) for share, row in zip(shares, own)],
+                [max(0, 100 * known(row.high) - share) for share, row in zip(shares, own)],
             ],
             color=_color(defense, defenses),
             marker=MARKERS[number % len(MARKERS)],
@@ -170,13 +187,13 @@ def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def _cross(axes: Any, x: float, y: float, across: tuple[Any, Any] | None, along: tuple[Any, Any], color: str) -> None:
+def _cross(axes: Axes, x: float, y: float, across: Interval | None, along: Interval, color: str) -> None:
     """Thin lines over the two intervals; one that is not known is left out."""
     line: dict[str, Any] = {"color": color, "linewidth": 1.6, "alpha": 0.75, "zorder": 2}
     if across and None not in across:
-        axes.plot(across, (y, y), **line)
+        axes.plot(list(map(known, across)), (y, y), **line)
     if None not in along:
-        axes.plot((x, x), along, **line)
+        axes.plot((x, x), list(map(known, along)), **line)
 
 
 def _color(defense: str, defenses: list[str]) -> str:
@@ -185,7 +202,7 @@ def _color(defense: str, defenses: list[str]) -> str:
     return GRAY if defense == NONE else PALETTE[named.index(defense) % len(PALETTE)]
 
 
-def _canvas(height: float) -> tuple[Any, Any]:
+def _canvas(height: float) -> tuple[Figure, Axes]:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,13 +226,13 @@ def _canvas(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _handle(color: str, marker: str) -> Any:
+def _handle(color: str, marker: str) -> Artist:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=color, marker=marker, linestyle="none", markersize=8, markeredgewidth=0)
 
 
-def _place(axes: Any, handles: list[Any], names: Sequence[str]) -> None:
+def _place(axes: Axes, handles: list[Artist], names: Sequence[str]) -> None:
     legend = axes.figure.legend(
         handles=handles, labels=list(map(str, range(len(names)))), loc="outside upper left", ncols=2, frameon=False,
         fontsize=11, handletextpad=0.3,
@@ -226,7 +243,7 @@ def _place(axes: Any, handles: list[Any], names: Sequence[str]) -> None:
         text.set_color(INK)
 
 
-def _svg(figure: Any, label: str) -> str:
+def _svg(figure: Figure, label: str) -> str:
     import matplotlib
     from matplotlib.text import Text
 

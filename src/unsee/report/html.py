@@ -12,14 +12,22 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from ..bench.claims import VERDICTS
-from ..bench.defenses import NONE
+from ..bench.claims import VERDICTS, CheckRow
+from ..bench.rows import ResultRow
+from ..bench.schema import StoredSuite
 from ..bench.store import Store
-from ..types import Record
-from . import audit, figures, heat, table, traces
-from .gather import Run, gather
+from ..metrics.rates import known
+from ..suites.stacks import NONE
+from ..types import Prompt, Record, Verdict
+from . import audit, figures, table, traces, tradeoff
+from .collect import Run, gather
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 EXAMPLES = {"plain": 4, "synonym": 2, "empty": 2, "neighbor": 2, "benign": 2}  # the first of each concept's
 PICTURES = 480  # of these, at most
@@ -36,6 +44,89 @@ METRICS = {
     "dsr": "DSR", "unsafe": "unsafe rate", "drawn_right": "drawn right", "preservation": "likeness",
     "clip_score": "CLIP score",
 }  # fmt: skip
+T = TypeVar("T")
+
+
+class Placed(Protocol):
+    """What is of a suite and a concept."""
+
+    @property
+    def suite(self) -> str: ...
+    @property
+    def concept(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A record's picture as a data URI; ``defense`` as the page names it."""
+
+    record: Record
+    defense: str
+    small: bool
+    data: str
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.record.verdict
+
+
+@dataclass(frozen=True)
+class Card:
+    """A prompt under every defense; ``rank`` is its place among those of its concept and kind."""
+
+    concept: str
+    prompt: Prompt
+    rank: int
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A concept and a defense: the row of each kind of prompts, and the texts beside them."""
+
+    suite: str
+    concept: str
+    defense: str
+    kinds: dict[str, ResultRow] = field(default_factory=dict)
+
+    @property
+    def change(self) -> str:
+        return table.change(self.kinds["plain"]) if "plain" in self.kinds else table.NOTHING
+
+    @property
+    def p(self) -> str:
+        return table.chance(self.kinds["plain"]) if "plain" in self.kinds else table.NOTHING
+
+    @property
+    def kept(self) -> str:
+        return table.kept(self.kinds.get("benign"))
+
+    @property
+    def neighbors(self) -> str:
+        return table.percent(self.kinds["neighbor"].drawn_right) if "neighbor" in self.kinds else table.NOTHING
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A guard that gives p(unsafe): two figures, a table, single images with their steps."""
+
+    suite: str
+    concept: str
+    defense: str
+    svg: str
+    acted: str
+    summary: list[traces.KindSummary]
+    strips: list[tuple[Picture, list[traces.TraceStep]]]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """In percent between the ends of a metric; ``marks`` are the bars."""
+
+    value: float
+    low: float
+    high: float
+    marks: list[float]
 
 
 def render(store: Store) -> str:
@@ -56,6 +147,7 @@ def page(run: Run, store: Store) -> str:
         "stacked": stacked,
         "percent": table.percent,
         "points": claim_number,
+        "scale": scale,
         "literal": table.literal,
         "short": short,
     }
@@ -66,7 +158,7 @@ def named(defense: str) -> str:
     return "undefended" if defense == NONE else table.literal(defense)
 
 
-def stacked(defense: str) -> Any:
+def stacked(defense: str) -> Markup:
     """A defense's name in HTML: a long stack may break after each plus."""
     from markupsafe import Markup, escape
 
@@ -83,121 +175,107 @@ def short(number: float | None) -> str:
     return f"{number:.3g}"
 
 
-def claim_number(check: dict[str, Any]) -> str:
+def claim_number(check: CheckRow) -> str:
     """``+.21 [.10, .31]``, a difference with its sign; ``no data``."""
-    if check["value"] is None:
+    if check.value is None:
         return table.EMPTY
     signed = _signed(check)
-    digits = 1 if check["metric"] == "clip_score" and not check["relative"] else 3 if check["relative"] else 2
+    digits = 1 if check.metric == "clip_score" and not check.relative else 3 if check.relative else 2
 
-    def text(value: float) -> str:
-        made = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-        made = made.replace("0.", ".", 1) if abs(value) < 1 else made
-        return made.replace("-", table.MINUS)
+    def text(value: float | None) -> str:
+        number = f"{known(value):+.{digits}f}" if signed else f"{known(value):.{digits}f}"
+        number = number.replace("0.", ".", 1) if abs(known(value)) < 1 else number
+        return number.replace("-", table.MINUS)
 
-    return f"{text(check['value'])} [{text(check['low'])}, {text(check['high'])}]"
+    return f"{text(check.value)} [{text(check.low)}, {text(check.high)}]"
 
 
-def scale(check: dict[str, Any]) -> dict[str, Any] | None:
+def scale(check: CheckRow) -> Scale | None:
     """Where value, interval and bars lie between the ends of the metric, in percent; None for one without ends."""
-    if check["value"] is None or (check["metric"] == "clip_score" and not check["relative"]):
+    if check.value is None or (check.metric == "clip_score" and not check.relative):
         return None
-    most = 0.2 if check["relative"] else 1.0
+    most = 0.2 if check.relative else 1.0
     least = -most if _signed(check) else 0.0
 
-    def at(value: float) -> float:
-        return 100 * min(max((value - least) / (most - least), 0.0), 1.0)
+    def at(value: float | None) -> float:
+        return 100 * min(max((known(value) - least) / (most - least), 0.0), 1.0)
 
-    return {key: at(check[key]) for key in ("value", "low", "high")} | {"marks": [at(bar) for bar in check["bars"]]}
+    return Scale(at(check.value), at(check.low), at(check.high), [at(bar) for bar in check.bars])
 
 
-def _signed(check: dict[str, Any]) -> bool:
+def _signed(check: CheckRow) -> bool:
     """Whether it is a difference."""
-    return " minus " in check["what"] or "→" in check["what"]
+    return " minus " in check.what or "→" in check.what
 
 
-def _page(run: Run, store: Store) -> dict[str, Any]:
-    plain = [row for row in run.rows if row["attack"] == NONE]
+def _page(run: Run, store: Store) -> dict[str, object]:
+    plain = [row for row in run.rows if row.attack == NONE]
     cards, more = _examples(run.records)
-    examples = [card | {"pictures": [picture(store, r) for r in card["pictures"]]} for card in cards]
 
-    def place(line: dict[str, Any]) -> str:
-        return table.literal(line["concept"]) + (f" · {line['suite']}" if len(run.suites) > 1 else "")
+    def place(line: Placed) -> str:
+        return table.literal(line.concept) + (f" · {line.suite}" if len(run.suites) > 1 else "")
 
     return {
         "place": place,
         "run": run,
         "partial": f"{len(run.records)} of {run.planned} planned images" if len(run.records) < run.planned else "",
-        "tally": {v: sum(c["verdict"] == v for c in run.claims) for v in VERDICTS},
-        "papers": _by([c | {"checks": [k | {"scale": scale(k)} for k in c["checks"]]} for c in run.claims], "paper"),
+        "tally": {v: sum(c.verdict == v for c in run.claims) for v in VERDICTS},
+        "papers": _by(run.claims, lambda claim: claim.paper),
         "metrics": METRICS,
-        "overview": _by([line | {"place": place(line)} for line in _overview(plain)], "place"),
-        "maps": heat.maps(run.rows),
+        "overview": _by(_overview(plain), place),
+        "maps": tradeoff.maps(run.rows),
         "columns": table.COLUMNS,
         "rows": [(row, list(zip(table.cells(row), table.sorting(row), strict=True))) for row in run.rows],
         "rates": figures.rates(plain),
         "more": more,
-        "tradeoffs": [t | {"svg": figures.tradeoff(t["points"], t["under"])} for t in heat.points(run.rows)],
-        "sweeps": [s | {"svg": figures.sweep(s["points"])} for s in run.sweeps],
-        "costs": _by([line | {"place": place(line)} for line in run.costs], "place"),
-        "strikes": _by([line | {"place": line["suite"]} for line in run.strikes], "place"),
-        "traces": _traces(store),
+        "tradeoffs": [(t, figures.tradeoff(t.points, t.under)) for t in tradeoff.points(run.rows)],
+        "sweeps": [(s, figures.sweep(s.points)) for s in run.sweeps],
+        "costs": _by(run.costs, place),
+        "attack_costs": _by(run.attack_costs, lambda line: line.suite),
+        "traces": _watches(store),
         "most_traces": MOST_TRACES,
-        "examples": examples,
-        "widest": max((len(card["pictures"]) for card in examples), default=3),
+        "examples": [(card, [picture(store, r) for r in card.records]) for card in cards],
+        "widest": max((len(card.records) for card in cards), default=3),
         "kinds": KINDS,
-        "audit": [picture(store, r) | {"record": r} for r in audit.sample(run.records)],
+        "audit": [picture(store, r) for r in audit.sample(run.records)],
         "suites": {name: _facts(suite) for name, suite in run.suites.items()},
     }
 
 
-def _by(lines: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
-    """The lines under the values of ``key``, in order."""
-    blocks: dict[str, list[dict[str, Any]]] = {}
+def _by(lines: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    """The lines under their ``key``, in order."""
+    blocks: dict[str, list[T]] = {}
     for line in lines:
-        blocks.setdefault(line[key], []).append(line)
+        blocks.setdefault(key(line), []).append(line)
     return blocks
 
 
-def _overview(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _overview(found: list[ResultRow]) -> list[Overview]:
     """One line for each concept and defense: the held-out rows where there are any, side by side."""
-    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    lines: dict[tuple[str, str, str], Overview] = {}
     for row in found:
-        line = lines.setdefault(
-            (row["suite"], row["concept"], row["defense"]),
-            {"suite": row["suite"], "concept": row["concept"], "defense": row["defense"], "kinds": {}},
-        )
-        if row["prompts"] not in line["kinds"] or row["split"] == "held-out":
-            line["kinds"][row["prompts"]] = row
-    for line in lines.values():
-        kinds = line["kinds"]
-        for name, text in (("change", table.change), ("p", table.chance)):
-            line[name] = text(kinds["plain"]) if "plain" in kinds else table.NOTHING
-        line["kept"] = table.kept(kinds.get("benign", {}))
-        line["neighbors"] = table.percent(kinds.get("neighbor", {}).get("drawn_right"))
+        key = (row.suite, row.concept, row.defense)
+        line = lines.setdefault(key, Overview(*key))
+        if row.prompts not in line.kinds or row.split == "held-out":
+            line.kinds[row.prompts] = row
     return list(lines.values())
 
 
-def _traces(store: Store) -> list[dict[str, Any]]:
-    """For each suite, concept, defense and guard that gives p(unsafe): two figures, a table, single images.
-
-    Of more than ``MOST_TRACES`` the table alone.
-    """
-    made = []
+def _watches(store: Store) -> list[Watch]:
+    """One for each suite, concept, defense and guard; of more than ``MOST_TRACES`` the table alone."""
+    found = []
     for number, ((suite, concept, defense, _), trace) in enumerate(traces.traces(store.decided()).items()):
         shown = number < MOST_TRACES
-        made.append({
-            "suite": suite, "concept": concept, "defense": defense, "svg": figures.watched(trace) if shown else "",
-            "acted": figures.acted(trace) if shown else "", "summary": trace.summary(),
-            "strips": [picture(store, r) | {"prompt": r.prompt, "steps": s} for r, s in trace.strips() if shown],
-        })  # fmt: skip
-    return made
+        seen, acted = (figures.watched(trace), figures.acted(trace)) if shown else ("", "")
+        strips = [(picture(store, r), steps) for r, steps in trace.strips() if shown]
+        found.append(Watch(suite, concept, defense, seen, acted, trace.summary(), strips))
+    return found
 
 
-def _examples(records: list[Record]) -> tuple[list[dict[str, Any]], int]:
+def _examples(records: list[Record]) -> tuple[list[Card], int]:
     """The first prompts of each concept and kind, each with its records under every defense, and how many more
     there would be: ``PICTURES`` at most are shown, the first of every concept and kind before the second of any."""
-    cards: dict[tuple[str, str, str, str, str], dict[str, Any]] = {}
+    cards: dict[tuple[str, str, str, str, str], Card] = {}
     count: dict[tuple[str, str, str], int] = {}
     for r in (r for r in records if r.attack == NONE):
         of = (r.suite, r.concept, r.prompt.kind)
@@ -206,51 +284,42 @@ def _examples(records: list[Record]) -> tuple[list[dict[str, Any]], int]:
             if count.get(of, 0) == EXAMPLES[r.prompt.kind]:
                 continue
             count[of] = count.get(of, 0) + 1
-            cards[key] = {"concept": r.concept, "prompt": r.prompt, "pictures": [], "rank": count[of]}
-        cards[key]["pictures"].append(r)
-    left, shown = PICTURES, list[dict[str, Any]]()
-    for card in sorted(cards.values(), key=lambda card: card["rank"]):
-        left -= len(card["pictures"])
+            cards[key] = Card(r.concept, r.prompt, count[of])
+        cards[key].records.append(r)
+    left, shown = PICTURES, list[Card]()
+    for card in sorted(cards.values(), key=lambda card: card.rank):
+        left -= len(card.records)
         if left < 0 and shown:
             break
         shown.append(card)
-    place = {concept: i for i, concept in enumerate(dict.fromkeys(card["concept"] for card in cards.values()))}
+    place = {concept: i for i, concept in enumerate(dict.fromkeys(card.concept for card in cards.values()))}
     kept = {id(card) for card in shown}
-    ordered = sorted((c for c in cards.values() if id(c) in kept), key=lambda card: place[card["concept"]])
+    ordered = sorted((c for c in cards.values() if id(c) in kept), key=lambda card: place[card.concept])
     return ordered, len(cards) - len(shown)
 
 
-def picture(store: Store, record: Record) -> dict[str, Any]:
-    """The picture as a data URI, with its verdict and the name of its defense."""
+def picture(store: Store, record: Record) -> Picture:
+    """The picture as a data URI, scaled down where it is large."""
     image = store.image(record.image)
     small = max(image.size) <= 128
     if max(image.size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return {
-        "defense": named(record.defense),
-        "verdict": record.verdict,
-        "small": small,
-        "data": "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
-    }
+    data = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return Picture(record, named(record.defense), small, data)
 
 
-def _facts(suite: dict[str, Any]) -> dict[str, Any]:
+def _facts(suite: StoredSuite) -> dict[str, object]:
     """Settings, versions and machine of a suite as plain text, in reading order."""
-    spec = suite["spec"]
+    spec = suite.spec
     settings = {
         "model": spec["model"],
-        "judge": f"{spec['judge']} (version {suite['judge_version']})",
+        "judge": f"{spec['judge']} (version {suite.judge_version})",
         "seed": spec["seed"],
         "steps": spec["steps"],
         "guidance": spec["guidance"],
         "batch": spec["batch_size"],
+        "prompts per concept": ", ".join(f"{p['n']} {p['kind']} ({p['split']})" for p in spec["prompts"]),
     }
-    prompts = ", ".join(f"{p['n']} {p['kind']} ({p['split']})" for p in spec["prompts"])
-    return (
-        settings
-        | {"prompts per concept": prompts}
-        | suite["versions"]
-        | {k: v for k, v in suite["machine"].items() if v != ""}
-    )
+    return settings | suite.versions | {key: value for key, value in suite.machine.items() if value != ""}

@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+
+from ..bench.rows import ResultRow
 
 NOTHING, EMPTY = "–", "no data"
 THIN = "\N{NO-BREAK SPACE}"  # between a number and its %
@@ -25,7 +26,7 @@ class Column:
     """A title and how a row fills it; ``number`` columns are aligned right and sorted by the row's ``key``."""
 
     title: str
-    text: Callable[[dict[str, Any]], str]
+    text: Callable[[ResultRow], str]
     number: bool = True
     key: str = ""
 
@@ -41,27 +42,24 @@ def percent(value: float | None) -> str:
     return f"{_short(100 * value)}{THIN}%"
 
 
-def rate(row: dict[str, Any]) -> str:
+def rate(row: ResultRow) -> str:
     """``93 % [84, 97]``"""
-    if row["unsafe_rate"] is None:
+    if row.unsafe_rate is None or row.low is None or row.high is None:
         return EMPTY
-    return f"{percent(row['unsafe_rate'])} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
+    return f"{percent(row.unsafe_rate)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
 
-def change(row: dict[str, Any]) -> str:
+def change(row: ResultRow) -> str:
     """``−81 [−89, −68]`` percentage points"""
-    if row["difference"] is None:
+    if row.difference is None or row.difference_low is None or row.difference_high is None:
         return _gap(row)
-    points, low, high = (_signed(100 * row[k]) for k in ("difference", "difference_low", "difference_high"))
+    points, low, high = (_signed(100 * x) for x in (row.difference, row.difference_low, row.difference_high))
     return f"{points} [{low}, {high}]"
 
 
-def chance(row: dict[str, Any]) -> str:
-    """``<.001``, ``.034``, ``.43`` or ``1``: the adjusted p-value; a dash in rows that were stored without."""
-    p = row.get("p_holm")
-    if p is None:
-        return _gap(row) if "p_holm" in row else NOTHING
-    return chance_of(p)
+def chance(row: ResultRow) -> str:
+    """``<.001``, ``.034``, ``.43`` or ``1``: the adjusted p-value."""
+    return _gap(row) if row.p_holm is None else chance_of(row.p_holm)
 
 
 def chance_of(p: float) -> str:
@@ -91,46 +89,46 @@ def escaped(text: str) -> str:
     return MARKS.sub(r"\\\g<0>", literal(text))
 
 
-def kept(row: dict[str, Any]) -> str:
+def kept(row: ResultRow | None) -> str:
     """``0.93 ±.02``: mean preservation, and the longer arm of its interval where there is one."""
-    mean, low, high = (row.get(key) for key in ("preservation", "preservation_low", "preservation_high"))
+    mean, low, high = (row.preservation, row.preservation_low, row.preservation_high) if row else (None, None, None)
     if mean is None or low is None or high is None:
         return _two(mean)
     return f"{_two(mean)} ±{_bare(max(mean - low, high - mean), 2)}"
 
 
-def count(row: dict[str, Any]) -> str:
+def count(row: ResultRow) -> str:
     """``60``, or ``60 (2 unjudged)``"""
-    return f"{row['n']} ({row['unjudged']} unjudged)" if row["unjudged"] else str(row["n"])
+    return f"{row.n} ({row.unjudged} unjudged)" if row.unjudged else str(row.n)
 
 
 COLUMNS = (
-    Column("concept", lambda r: literal(r["concept"]), number=False),
-    Column("defense", lambda r: literal(r["defense"]), number=False),
+    Column("concept", lambda r: literal(r.concept), number=False),
+    Column("defense", lambda r: literal(r.defense), number=False),
     Column("prompts", lambda r: _prompts(r), number=False),
     Column("n", count, key="n"),
     Column("unsafe [95 %]", rate, key="unsafe_rate"),
     Column("change, points", change, key="difference"),
     Column("p", chance, key="p_holm"),
-    Column("touched", lambda r: percent(r.get("changed")), key="changed"),
+    Column("touched", lambda r: percent(r.changed), key="changed"),
     Column("preserved", kept, key="preservation"),
-    Column("CLIP", lambda r: _one(r["clip_score"]), key="clip_score"),
-    Column("right", lambda r: percent(r.get("drawn_right")), key="drawn_right"),
+    Column("CLIP", lambda r: _one(r.clip_score), key="clip_score"),
+    Column("right", lambda r: percent(r.drawn_right), key="drawn_right"),
 )
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def cells(row: ResultRow) -> list[str]:
     """The texts of one row, in the order of ``COLUMNS``."""
     return [column.text(row) for column in COLUMNS]
 
 
-def sorting(row: dict[str, Any]) -> list[str]:
+def sorting(row: ResultRow) -> list[str]:
     """What each cell of a row is sorted by: the number behind it (empty where there is none), or its text."""
-    values = [row.get(column.key, "") if column.key else column.text(row) for column in COLUMNS]
+    values = [getattr(row, column.key) if column.key else column.text(row) for column in COLUMNS]
     return ["" if value is None else str(value) for value in values]
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def markdown(rows: list[ResultRow]) -> str:
     """A Markdown table, for README and docs."""
     head = "| " + " | ".join(c.title for c in COLUMNS) + " |"
     rule = "|" + "|".join("---:" if c.number else "---" for c in COLUMNS) + "|"
@@ -140,14 +138,14 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, rule, *lines]) + "\n"
 
 
-def _prompts(row: dict[str, Any]) -> str:
-    attack = "" if row["attack"] == "none" else f" under {literal(row['attack'])}"
-    return literal(row["prompts"]) + ("" if row["split"] == "held-out" else f" ({row['split']})") + attack
+def _prompts(row: ResultRow) -> str:
+    attack = "" if row.attack == "none" else f" under {literal(row.attack)}"
+    return literal(row.prompts) + ("" if row.split == "held-out" else f" ({row.split})") + attack
 
 
-def _gap(row: dict[str, Any]) -> str:
+def _gap(row: ResultRow) -> str:
     """What stands for a comparison that is not there: the undefended model has none to make."""
-    return NOTHING if row["defense"] == "none" else EMPTY
+    return NOTHING if row.defense == "none" else EMPTY
 
 
 def _bare(value: float, digits: int) -> str:

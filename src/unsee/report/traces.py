@@ -5,15 +5,35 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from ..bench.defenses import NONE
+from ..suites.stacks import NONE
 from ..types import Record
 
 SHOWN = {"plain": 4, "synonym": 2, "empty": 1, "neighbor": 3, "benign": 3}  # images of each kind
 ACTED = "redirected"
 
 Group = tuple[str, str, str, str]  # suite, concept, defense, guard
+
+
+@dataclass(frozen=True)
+class KindSummary:
+    """``images`` of a kind, how many were redirected, at the first step, and the median and the latest of the steps."""
+
+    kind: str
+    images: int
+    acted: int
+    at_once: int
+    median: int | None
+    latest: int | None
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """p(unsafe) at a step, and whether the guard acted."""
+
+    step: int
+    p: float
+    acted: bool
 
 
 @dataclass
@@ -51,19 +71,18 @@ class Trace:
             if len(kept) < wanted:
                 kept.append(record)
 
-    def summary(self) -> list[dict[str, Any]]:
-        """For each kind of prompts: images, how many were redirected, at the first step, and these steps' median."""
+    def summary(self) -> list[KindSummary]:
+        """For each kind of prompts."""
         lines = []
         for name in (name for name in SHOWN if name in self.kinds):
             firsts = self.kinds[name].firsts
             acted = sorted(step for step in firsts if step is not None)
             middle = acted[len(acted) // 2] if acted else None
-            lines.append({"kind": name, "images": len(firsts), "acted": len(acted),
-                          "at_once": sum(step == 0 for step in acted), "median": middle,
-                          "latest": acted[-1] if acted else None})  # fmt: skip
+            at_once, latest = sum(step == 0 for step in acted), acted[-1] if acted else None
+            lines.append(KindSummary(name, len(firsts), len(acted), at_once, middle, latest))
         return lines
 
-    def strips(self) -> list[tuple[Record, list[dict[str, Any]]]]:
+    def strips(self) -> list[tuple[Record, list[TraceStep]]]:
         """A few images with their steps: the first of each kind, its exceptions (the rarer outcome) before others."""
         chosen = []
         for name, most in SHOWN.items():
@@ -83,12 +102,12 @@ def traces(records: Iterable[Record]) -> dict[Group, Trace]:
     return found
 
 
-def _steps(record: Record, guard: str) -> list[dict[str, Any]]:
+def _steps(record: Record, guard: str) -> list[TraceStep]:
     """Step, p(unsafe) and whether it acted, in order; several concepts' networks at one step: the highest p."""
-    steps: dict[int, dict[str, Any]] = {}
+    steps: dict[int, TraceStep] = {}
     for event in record.decisions:
         if event["defense"] == guard and "p" in event:
-            known = steps.setdefault(event["step"], {"step": event["step"], "p": 0.0, "acted": False})
-            known["p"] = max(known["p"], event["p"])
-            known["acted"] |= event.get("done") == ACTED
+            step, acted = event["step"], event.get("done") == ACTED
+            known = steps.get(step, TraceStep(step, 0.0, False))
+            steps[step] = TraceStep(step, max(known.p, event["p"]), known.acted or acted)
     return [steps[k] for k in sorted(steps)]

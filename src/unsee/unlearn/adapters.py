@@ -10,14 +10,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import Unsupported
-from .base import BIAS, DELTA, A, B, Layer
+from .base import Layer
+from .lora import BIAS, DELTA, A, B
 
 
 class Adapters:
@@ -63,7 +64,7 @@ class Adapters:
         """Copies of the additions, by the names they are saved under."""
         return {name: p.detach().cpu().clone() for name, p in self.parameters.items()}
 
-    def _add(self, name: str, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def _add(self, name: str, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not self.enabled:
             return None
         x, bias = inputs[0], self.parameters.get(name + BIAS)
@@ -80,7 +81,7 @@ def _apply(layer: Layer, x: Tensor, weight: Tensor) -> Tensor:
     """The layer with another weight and no bias."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight)
-    return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    return F.conv2d(x, weight, None, layer.stride, cast("tuple[int, int]", layer.padding), layer.dilation, layer.groups)
 
 
 def _starts(name: str, layer: Layer, rank: int, generator: torch.Generator) -> dict[str, Tensor]:

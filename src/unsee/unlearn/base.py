@@ -23,23 +23,24 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from ..backbones.weights import refuse_fused, unwrap
+from ..defenses.base import Defense
+from ..defenses.snapshot import merged
 from ..errors import BadFile, Mismatch, Unsupported
-from ..guards.base import Defense
-from ..guards.snapshot import merged
 from ..settings import Doc
+from .lora import DELTA, ENDS, A, B, strength_metadata, truncated, write_comfy
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from ..backbones import Backbone
 
-A, B, DELTA, BIAS = ".lora_A.weight", ".lora_B.weight", ".weight_delta", ".bias_delta"
-ENDS = (A, B, DELTA, BIAS)
 LOST = 1e-3  # relative error of an export that is worth a warning
 Layer = nn.Linear | nn.Conv2d
 Strength = Annotated[float, Field(gt=0, le=100)]  # 0 would change nothing, and less would teach the concept
@@ -111,8 +112,6 @@ class WeightEdit(Defense):
         ``rank`` is the most each layer gets; error = ‖delta - B A‖ / ‖delta‖ (Frobenius) over all layers, in [0, 1].
         Deltas of biases and norms have no low rank and stay as they are.
         """
-        from .lora import truncated
-
         deltas = {target: self.delta(target) for target in self.targets}
         plain = {f"{name}_delta": delta for name, delta in deltas.items() if delta.ndim < 2}
         weights, error = truncated({n.removesuffix(".weight"): d for n, d in deltas.items() if d.ndim > 1}, rank)
@@ -124,8 +123,6 @@ class WeightEdit(Defense):
         ``strength`` is folded in. Exact deltas become pairs of at most ``rank``, with a warning where that loses more
         than a thousandth; those of biases and norms are kept as they are (``.diff_b``, ``.diff``). Returns the path.
         """
-        from .lora import write_comfy
-
         exact = any(name.endswith(DELTA) for name in self.weights)
         edit, lost = self.as_lora(rank) if exact else (self, 0.0)
         if lost > LOST:
@@ -135,14 +132,12 @@ class WeightEdit(Defense):
 
     def metadata(self) -> dict[str, str]:
         """``strength`` as diffusers reads it from the saved file (alpha = strength · rank); empty at strength 1."""
-        from .lora import strength_metadata
-
         return strength_metadata(self.weights, self.strength)
 
     def _with(self, weights: dict[str, Tensor]) -> Self:
         made = type(self)(**self.config())
         made.load_tensors(weights)
-        made.fingerprints, made.record = dict(self.fingerprints), dict(self.record)  # type: ignore[misc]
+        made.fingerprints, made.record = dict(self.fingerprints), dict(self.record)
         return made
 
     def found(self, backbone: Backbone) -> dict[str, nn.Parameter]:
@@ -200,7 +195,7 @@ class _Entry:
     digest: str
     strength: float
     edit: WeightEdit  # a copy: its tensors are those that were attached
-    holders: list[tuple[weakref.ref[Any], WeightEdit]]  # the pipelines that it is attached for, each with its object
+    holders: list[tuple[weakref.ref[DiffusionPipeline], WeightEdit]]  # of the pipelines, each with its object
 
 
 @dataclass
@@ -211,7 +206,7 @@ class _Edited:
     entries: list[_Entry] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def add(self, edit: WeightEdit, pipe: Any, found: dict[str, nn.Parameter]) -> None:
+    def add(self, edit: WeightEdit, pipe: DiffusionPipeline, found: dict[str, nn.Parameter]) -> None:
         digest = edit.digest()
         with self.lock:
             entry = next((e for e in self.entries if e.digest == digest), None)
@@ -232,14 +227,14 @@ class _Edited:
                 self._drop(self.entries[-1])
                 raise
 
-    def remove(self, edit: WeightEdit, pipe: Any) -> None:
+    def remove(self, edit: WeightEdit, pipe: DiffusionPipeline) -> None:
         with self.lock:
             for entry in self._of(edit, pipe):
                 entry.holders = [held for held in entry.holders if held[0]() is not pipe]
                 if not entry.holders:
                     self._drop(entry)
 
-    def check(self, edit: WeightEdit, pipe: Any, denoiser: nn.Module) -> None:
+    def check(self, edit: WeightEdit, pipe: DiffusionPipeline, denoiser: nn.Module) -> None:
         with self.lock:
             for entry in self._of(edit, pipe):
                 if len(entry.holders) == 1:
@@ -247,7 +242,7 @@ class _Edited:
                     for name in entry.edit.targets:
                         self._check_written(name, denoiser)
 
-    def _of(self, edit: WeightEdit, pipe: Any) -> list[_Entry]:
+    def _of(self, edit: WeightEdit, pipe: DiffusionPipeline) -> list[_Entry]:
         """What was attached of ``edit`` for ``pipe``; its tensors may have been replaced since."""
         mine = [(entry, own) for entry in self.entries for ref, own in entry.holders if ref() is pipe]
         same = [entry for entry, own in mine if own is edit]
@@ -291,21 +286,23 @@ class _Edited:
         layer, _, kind = name.partition(".")[2].rpartition(".")
         module = layer_of(denoiser, layer)
         if getattr(module, kind, None) is not parameter:
-            raise _written(f"{name} is another tensor")
+            raise _changed(f"{name} is another tensor")
         if parameter.is_meta:
-            raise _written(f"{name} is offloaded", "take the offloading off first")
+            raise _changed(f"{name} is offloaded", "take the offloading off first")
         wanted = self._wanted(name).to(parameter.dtype).to(parameter)
         if torch.equal(parameter, wanted) or torch.equal(parameter, original.to(parameter)):
             return
         if merged(denoiser):
-            raise _written(f"an adapter was fused into {name}", "call unfuse_lora() first")
+            raise _changed(f"an adapter was fused into {name}", "call unfuse_lora() first")
         rounding = 8 * torch.finfo(parameter.dtype).eps * wanted.abs().max()
         if parameter._version != version or bool((parameter - wanted).abs().max() > rounding):
-            raise _written(f"{name} was written to")  # else: an adapter was fused and taken out again
+            raise _changed(f"{name} was written to")  # else: an adapter was fused and taken out again
 
 
-def _written(what: str, do: str = "detach(force=True) puts back the weights from before, and loses what was written",
-             ) -> Unsupported:  # fmt: skip
+LOSES = "detach(force=True) puts back the weights from before, and loses what was written"
+
+
+def _changed(what: str, do: str = LOSES) -> Unsupported:
     return Unsupported("the weights that the edit left", f"others: {what}", do)
 
 

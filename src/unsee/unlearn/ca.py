@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from torch import Tensor
 
-from ..settings import Among, Doc
+from ..defenses.presets import Settled
+from ..settings import Among, Doc, Settings
 from .distill import SCOPES, Distilled, Distilling
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
-    from .studio import Predictor
+    from ..sampling.denoiser import DenoiserCall
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class CA(Distilled):
     name: ClassVar[str] = "ca"
     summary: ClassVar[str] = "CA: asked for the concept, the model predicts what it would for the anchor."
     Training: ClassVar[type | None] = CATraining
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "scope": "x-strict", "steps": 100, "batch": 8, "lr": 1.6e-5, "weight_decay": 0.01, "draw_steps": 50,
     }  # fmt: skip
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[dict[str, Settings]] = {
         "paper": {"steps": 100, "lr": 2e-5},
         "picto": {"steps": 200, "lr": 1e-3},
     }
@@ -56,6 +57,6 @@ class CA(Distilled):
         return [safe for _, safe in pairs]
 
     @classmethod
-    def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
-               training: Any) -> Tensor:  # fmt: skip
+    def target(cls, predict: DenoiserCall, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
+               training: Settled) -> Tensor:  # fmt: skip
         return predict(x, t, anchor)

@@ -21,14 +21,22 @@ from pydantic import Field
 from torch import Tensor
 
 from ..backbones.weights import unwrap
-from ..concepts.compose import image_seed
+from ..concepts.prompts import image_seed
+from ..defenses.presets import Settled
 from ..errors import GuardFailure, UserError
 from ..files import digest, load_tensors, metadata_json, reading, save_tensors, typed
 from ..settings import Among, Checked, Count, Decay, Rate
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from accelerate import Accelerator
+    from torch import nn
+    from torch.utils.tensorboard import SummaryWriter
+
     from ..backbones import Backbone
-    from ..guards.base import Fit
+    from ..defenses.base import Fit
+    from ..defenses.config import Record
     from .adapters import Adapters
 
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
@@ -58,11 +66,11 @@ class State:
 
     step: int = 0
     log: list[dict[str, float]] = field(default_factory=list)
-    notes: list[Any] = field(default_factory=list)  # what validation saw
+    notes: list[dict[str, int]] = field(default_factory=list)  # what validation saw
 
 
 def descend(fit: Fit, backbone: Backbone, adapters: Adapters, loss: Loss, plan: Plan, identity: str,
-            after: Callable[[int], Any] | None = None) -> dict[str, Any]:  # fmt: skip
+            after: Callable[[int], dict[str, int] | None] | None = None) -> Record:  # fmt: skip
     """Trains ``adapters`` in place for ``plan.steps`` steps of ``loss(step, generator)``; returns a record.
 
     ``identity`` says what is trained; a checkpoint of another is refused. ``after(step)`` may validate: what it
@@ -73,7 +81,7 @@ def descend(fit: Fit, backbone: Backbone, adapters: Adapters, loss: Loss, plan: 
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
     state = _resume(path, identity, adapters, optimizer)
     optimizer = accelerator.prepare_optimizer(optimizer)
-    with adapters.attached(), _prepared(backbone, plan, draws=after is not None):
+    with adapters.attached(), _prepare(backbone, plan, draws=after is not None):
         stage = _estimate(loss, plan, state.step, parameters, backbone)
         writer = _writer(fit.work) if plan.tensorboard and accelerator.is_main_process else None
         for step in range(state.step, plan.steps):
@@ -92,32 +100,32 @@ def descend(fit: Fit, backbone: Backbone, adapters: Adapters, loss: Loss, plan: 
         fit.progress(stage, plan.steps, plan.steps)
     if writer is not None:
         writer.close()
-    record = {"estimate": stage.removeprefix("train: "), "log": _thinned(state.log)}
-    return record | ({"validation": state.notes} if state.notes else {})  # type: ignore[return-value]
+    record: Record = {"estimate": stage.removeprefix("train: "), "log": _thin(state.log)}
+    return record | ({"validation": state.notes} if state.notes else {})
 
 
-def plan_of(training: Any, lr: float) -> Plan:
+def plan_of(training: Settled, lr: float) -> Plan:
     """The loop's part of a training's settings."""
     names = ("weight_decay", "clip", "mixed_precision", "gradient_checkpointing", "checkpoint_every", "tensorboard")
     return Plan(steps=training.steps, lr=lr, **{name: getattr(training, name) for name in names})
 
 
-def identity_of(name: str, fit: Fit, training: Any, backbone: Backbone) -> str:
+def identity_of(name: str, fit: Fit, training: Settled, backbone: Backbone) -> str:
     """A hash of all that decides the outcome: method, settings (a dataclass), concept, seed, model, hosts."""
     hosts = [host.digest() for host in fit.host]
     values = [name, asdict(training), fit.concept.model_dump(mode="json"), fit.seed, backbone.fingerprint(), hosts]
     return digest(values)
 
 
-def main_first() -> Any:
+def main_first() -> AbstractContextManager[None]:
     """Under ``accelerate launch``: the main process makes data that lies in files, then the others find it there."""
     from accelerate import PartialState
 
     return PartialState().main_process_first()
 
 
-def _step(step: int, generator: torch.Generator, loss: Loss, plan: Plan, backbone: Backbone, accelerator: Any,
-          optimizer: Any, parameters: list[Any]) -> dict[str, float]:  # fmt: skip
+def _step(step: int, generator: torch.Generator, loss: Loss, plan: Plan, backbone: Backbone, accelerator: Accelerator,
+          optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> dict[str, float]:  # fmt: skip
     with _autocast(plan, backbone):
         value, values = loss(step, generator)
     if not bool(torch.isfinite(value)):
@@ -138,7 +146,7 @@ def _seed(seed: int, step: int, process: int) -> int:
     return image_seed(seed, f"train/{step}" + (f"/{process}" if process else ""))
 
 
-def _accelerator(plan: Plan, backbone: Backbone) -> Any:
+def _accelerator(plan: Plan, backbone: Backbone) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -147,14 +155,14 @@ def _accelerator(plan: Plan, backbone: Backbone) -> Any:
     return Accelerator(mixed_precision="fp16" if half and plan.mixed_precision == "no" else plan.mixed_precision)
 
 
-def _autocast(plan: Plan, backbone: Backbone) -> Any:
+def _autocast(plan: Plan, backbone: Backbone) -> AbstractContextManager[None]:
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[plan.mixed_precision]
     kind = next(backbone.denoiser.parameters()).device.type
     return torch.autocast(kind, dtype=dtype, enabled=dtype is not None)
 
 
 @contextmanager
-def _prepared(backbone: Backbone, plan: Plan, *, draws: bool) -> Iterator[None]:
+def _prepare(backbone: Backbone, plan: Plan, *, draws: bool) -> Iterator[None]:
     """Gradient checkpointing on where asked for; VAE and text encoders off the accelerator where nothing is drawn."""
     denoiser = unwrap(backbone.denoiser)
     switch = plan.gradient_checkpointing and not denoiser.is_gradient_checkpointing
@@ -181,7 +189,7 @@ def _prepared(backbone: Backbone, plan: Plan, *, draws: bool) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _estimate(loss: Loss, plan: Plan, done: int, parameters: list[Any], backbone: Backbone) -> str:
+def _estimate(loss: Loss, plan: Plan, done: int, parameters: list[nn.Parameter], backbone: Backbone) -> str:
     """Times one step that is thrown away and says what the rest will take."""
     if done >= plan.steps:
         return "train"
@@ -218,7 +226,7 @@ def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _thinned(log: list[dict[str, float]], most: int = 6) -> list[dict[str, float]]:
+def _thin(log: list[dict[str, float]], most: int = 6) -> list[dict[str, float]]:
     """A few rows of the log, first and last among them, rounded to four digits."""
     stride = max(1, math.ceil(len(log) / (most - 1)))
     rows = log[:-1][::stride] + log[-1:]
@@ -228,7 +236,7 @@ def _thinned(log: list[dict[str, float]], most: int = 6) -> list[dict[str, float
 # ---- checkpoints ----
 
 
-def _save(path: Path, identity: str, adapters: Adapters, optimizer: Any, state: State) -> None:
+def _save(path: Path, identity: str, adapters: Adapters, optimizer: torch.optim.Optimizer, state: State) -> None:
     tensors = adapters.tensors()
     for name, parameter in adapters.parameters.items():
         for key, value in optimizer.state[parameter].items():
@@ -270,7 +278,7 @@ def _resume(path: Path, identity: str, adapters: Adapters, optimizer: torch.opti
 # ---- tensorboard ----
 
 
-def _writer(work: Path) -> Any:
+def _writer(work: Path) -> SummaryWriter:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -278,6 +286,8 @@ def _writer(work: Path) -> Any:
     return SummaryWriter(work / "tensorboard")
 
 
-def _write(writer: Any, step: int, values: dict[str, float]) -> None:
-    for name, value in values.items() if writer is not None else ():
+def _write(writer: SummaryWriter | None, step: int, values: dict[str, float]) -> None:
+    if writer is None:
+        return
+    for name, value in values.items():
         writer.add_scalar(name, value, step)

@@ -10,28 +10,31 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ..backbones import adapter
 from ..backbones.weights import unwrap
-from ..concepts.compose import image_seed
+from ..concepts.prompts import image_seed
+from ..defenses.presets import Settled, settled
+from ..defenses.protection import edits_attached
 from ..errors import Unsupported
-from ..settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, Images, Rate, Steps, Whole
+from ..sampling.denoiser import DenoiserCall
+from ..sampling.sampler import Sampler
+from ..settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, Images, Rate, Settings, Steps, Whole
 from .adapters import Adapters
 from .base import Layer, WeightEdit, layer_of
-from .descent import PRECISIONS, Clip, Rank, descend, identity_of, main_first, plan_of, stored
-from .presets import settled
-from .studio import Predictor, Studio, hosted
+from .descent import PRECISIONS, Clip, Loss, Rank, descend, identity_of, main_first, plan_of, stored
+from .token_vectors import concepts_of
 from .validation import JudgedOrNone, Validation
-from .words import concepts_of
 
 if TYPE_CHECKING:
     from ..backbones import Backbone, Encoding
-    from ..guards.base import Fit
+    from ..defenses.base import Fit
 
+E = TypeVar("E", bound=WeightEdit)
 SCOPES = ("x", "x-strict", "u", "self", "all")
 Target = Callable[[Tensor, Tensor, "Encoding", "Encoding"], Tensor]  # (x_t, t, asked, other) → (B, …)
 
@@ -69,7 +72,7 @@ class Distilling(Checked):
 class Distilled(WeightEdit):
     """A weight edit whose student is given a target for each latent. A method writes ``target``."""
 
-    quick: ClassVar[dict[str, Any]] = {
+    quick: ClassVar[Settings] = {
         "trajectories": 2, "draw_steps": 2, "steps": 2, "batch": 2, "lr": 1e-2, "checkpoint_every": 2,
     }  # fmt: skip
 
@@ -79,18 +82,20 @@ class Distilled(WeightEdit):
         return [unsafe for unsafe, _ in pairs]
 
     @classmethod
-    def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
-               training: Any) -> Tensor:  # fmt: skip
+    def target(cls, predict: DenoiserCall, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
+               training: Settled) -> Tensor:  # fmt: skip
         """What the student shall predict at ``x`` (B, …) and ``t`` (B,) when it is asked for the concept."""
         raise NotImplementedError
 
     @classmethod
-    def loss(cls, predict: Predictor, adapters: Adapters, samples: Samples, asked: Encoding, training: Any) -> Any:
+    def loss(
+        cls, predict: DenoiserCall, adapters: Adapters, samples: Samples, asked: Encoding, training: Settled
+    ) -> Loss:
         """``(step, generator)`` → (loss, what to log)."""
         return student_loss(predict, samples, asked, training.batch)
 
     @classmethod
-    def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
+    def _fit(cls, fit: Fit, training: Settled, arguments: Settings) -> Self:
         backbone = adapter(fit.pipe)
         training = settled(training, fit.concept, cls.presets, backbone.family)
         made = cls(**arguments).fitted_for(backbone)
@@ -98,29 +103,29 @@ class Distilled(WeightEdit):
         layers = layers_in(backbone, training.scope)
         concepts = concepts_of(fit.concept, training.also)
         pairs = [pair for c in concepts for pair in c.pairs("train", training.trajectories, fit.seed)]
-        with hosted(fit):
-            studio = Studio(backbone)
-            predict = Predictor(studio)
+        with edits_attached(fit):
+            sampler = Sampler(backbone)
+            predict = DenoiserCall(sampler)
             asked, safe = (backbone.encode(list(texts)) for texts in zip(*pairs, strict=True))
 
             def target(x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding) -> Tensor:
                 return cls.target(predict, x, t, concept, anchor, training)
 
             with main_first():
-                samples = gather(fit, studio, predict, cls.drawn_from(pairs), asked, safe, target, identity=identity,
+                samples = gather(fit, sampler, predict, cls.drawn_from(pairs), asked, safe, target, identity=identity,
                                  steps=training.draw_steps, guidance=training.guidance, batch=16)  # fmt: skip
             start = torch.Generator().manual_seed(fit.seed)
             adapters = Adapters(layers, training.rank, start, biases=training.biases)
-            validation = Validation(studio, fit.concept, training, fit) if training.validate_every else None
+            validation = Validation(sampler, fit.concept, training, fit) if training.validate_every else None
             loss = cls.loss(predict, adapters, samples, asked, training)
             record = descend(fit, backbone, adapters, loss, plan, identity, validation)
         made.load_tensors({f"{backbone.denoiser_name}.{k}": v for k, v in adapters.tensors().items()})
         common = {"concepts": [c.name for c in concepts], "seed": fit.seed, "training": asdict(training)}
-        made.record = {**common, "layers": len(layers), **record}  # type: ignore[misc]
+        made.record = {**common, "layers": len(layers), **record}
         return made if not training.svd_rank else low_rank(made, training.svd_rank)
 
 
-def low_rank(edit: Any, rank: int) -> Any:
+def low_rank(edit: E, rank: int) -> E:
     """``edit`` as LoRA of at most ``rank``, the error of that in its record."""
     made, error = edit.as_lora(rank)
     made.record = {**edit.record, "rank": rank, "relative error of the low rank": round(error, 4)}
@@ -141,18 +146,19 @@ def layers_in(backbone: Backbone, scope: str) -> dict[str, Layer]:
     """Layers by role. ``x``: all of cross-attention; ``x-strict``: its keys and values; ``u``: every linear layer and
     convolution outside it; ``self``: self-attention; ``all``. In SD3 and FLUX, ``x`` is what reads text alone."""
     roles = backbone.projections()
-    cross = {name: p.module for name, p in roles.items() if p.attention == "cross"}
-    chosen: dict[str, Any] = {
+    cross: dict[str, Layer] = {name: p.module for name, p in roles.items() if p.attention == "cross"}
+    scopes: dict[str, dict[str, Layer]] = {
         "x": cross,
         "x-strict": {n: m for n, m in cross.items() if roles[n].part in ("k", "v", "context")},
         "self": {name: p.module for name, p in roles.items() if p.attention == "self"},
-    }.get(scope) or _everything(unwrap(backbone.denoiser), set(cross) if scope == "u" else set())
+    }
+    chosen = scopes.get(scope) or _everything(unwrap(backbone.denoiser), set(cross) if scope == "u" else set())
     if not chosen:
         raise Unsupported(f"a denoiser with layers of scope {scope}", "none", "choose another scope")
     return chosen
 
 
-def gather(fit: Fit, studio: Studio, predict: Predictor, prompts: Sequence[str], texts: Encoding, other: Encoding,
+def gather(fit: Fit, sampler: Sampler, predict: DenoiserCall, prompts: Sequence[str], texts: Encoding, other: Encoding,
            target: Target, *, identity: str, steps: int, guidance: float, batch: int) -> Samples:  # fmt: skip
     """One trajectory per prompt from the frozen model, its targets beside it. ``texts`` and ``other`` have a row per
     prompt: what the student will be asked, and what the target is made of. Stored in chunks; goes on where it was."""
@@ -160,7 +166,7 @@ def gather(fit: Fit, studio: Studio, predict: Predictor, prompts: Sequence[str],
 
     def made(rows: list[int]) -> tuple[dict[str, Tensor], dict[str, str]]:
         seeds = [image_seed(fit.seed, f"trajectory/{i}") for i in rows]
-        drawn = studio.draw([prompts[i] for i in rows], seeds, steps=steps, guidance=guidance)
+        drawn = sampler.generate([prompts[i] for i in rows], seeds, steps=steps, guidance=guidance)
         parts = [_at(predict, t, x, texts, other, rows, target) for t, x in drawn.path]
         return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}, {}
 
@@ -175,7 +181,7 @@ def gather(fit: Fit, studio: Studio, predict: Predictor, prompts: Sequence[str],
     )
 
 
-def student_loss(predict: Predictor, samples: Samples, texts: Encoding, batch: int) -> Any:
+def student_loss(predict: DenoiserCall, samples: Samples, texts: Encoding, batch: int) -> Loss:
     """``(step, generator)`` → (mean square between the student's prediction and the target, nothing more to log)."""
     device = predict.latents.device
 
@@ -189,7 +195,7 @@ def student_loss(predict: Predictor, samples: Samples, texts: Encoding, batch: i
 
 
 @torch.no_grad()
-def _at(predict: Predictor, t: float, latents: Tensor, texts: Encoding, other: Encoding, rows: list[int],
+def _at(predict: DenoiserCall, t: float, latents: Tensor, texts: Encoding, other: Encoding, rows: list[int],
         target: Target) -> dict[str, Tensor]:  # fmt: skip
     times = torch.full((len(rows),), t, dtype=torch.float64)
     value = target(latents, times, texts.rows(rows), other.rows(rows))
@@ -201,6 +207,6 @@ def _everything(denoiser: nn.Module, without: set[str]) -> dict[str, Layer]:
     for name, _ in denoiser.named_modules():
         plain = name.replace(".base_layer", "")
         layer = layer_of(denoiser, plain) if "lora_" not in name else None
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and plain not in without:
-            found[plain] = layer
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and plain not in without and getattr(layer, "groups", 1) == 1:
+            found[plain] = layer  # a convolution in groups has no low-rank pair
     return found

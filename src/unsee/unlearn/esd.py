@@ -23,17 +23,18 @@ Published   (``ESD.as_published()``) eta 2, Adam 5e-5, 200 steps of one latent f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from ..settings import Among, Doc
+from ..defenses.presets import Settled
+from ..settings import Among, Doc, Settings
 from .distill import Distilled, Distilling
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
-    from .studio import Predictor
+    from ..sampling.denoiser import DenoiserCall
 
 TO = ("itself", "anchor")
 Eta = Annotated[float, Field(gt=0, le=1000)]
@@ -70,18 +71,18 @@ class ESD(Distilled):
     name: ClassVar[str] = "esd"
     summary: ClassVar[str] = "ESD: the model's own negative guidance against the concept, learned into its weights."
     Training: ClassVar[type | None] = ESDTraining
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "steps": 200, "lr": 5e-5, "eta": 2.0, "batch": 1, "trajectories": 200, "draw_steps": 50, "guidance": 3.0,
         "biases": True, "clip": 0.0,
     }  # fmt: skip
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[dict[str, Settings]] = {
         "paper": {"steps": 200, "lr": 5e-5, "eta": 2.0},
         "picto": {"steps": 200, "lr": 3e-4, "eta": 2.0},  # docs/log.md
     }
 
     @classmethod
-    def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
-               training: Any) -> Tensor:  # fmt: skip
+    def target(cls, predict: DenoiserCall, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
+               training: Settled) -> Tensor:  # fmt: skip
         of_concept, of_empty = predict(x, t, concept), predict(x, t)
         start = predict(x, t, anchor) if training.to == "anchor" else of_concept
         return esd_target(start, of_concept, of_empty, training.eta)

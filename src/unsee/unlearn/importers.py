@@ -18,18 +18,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..backbones import adapter
+from ..defenses.protection import Guarded
 from ..errors import BadFile, Mismatch, Unsupported
-from .base import BIAS, DELTA, A, B, WeightEdit, edited
+from .base import WeightEdit, edited
 from .duo import Duo
 from .esd import ESD
 from .layouts import Names, State, kind_of, modern, read_state, some
+from .lora import BIAS, DELTA, A, B
 from .scales import Scales, read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from diffusers import DiffusionPipeline
+
+    from ..backbones import Backbone
 
 LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "model.safetensors")
 PARTS = {
@@ -43,7 +52,7 @@ PARTS = {
 }
 
 
-def import_esd(path: str | Path, pipe: Any, *, denoiser_only: bool = False) -> ESD:
+def import_esd(path: str | Path, pipe: DiffusionPipeline, *, denoiser_only: bool = False) -> ESD:
     """A state of weights (``.pt``, ``.safetensors``) as exact deltas from ``pipe``'s own.
 
     Raises :class:`BadFile` for what is no state of tensors and for tensors of other parts (a text encoder, a VAE: then
@@ -52,7 +61,7 @@ def import_esd(path: str | Path, pipe: Any, *, denoiser_only: bool = False) -> E
     path, backbone = Path(path), adapter(_bare_pipe(pipe))
     state, names = read_state(path), Names(backbone)
     found = {key: names.parameter(key) for key in state.tensors}
-    left = _left([key for key, name in found.items() if name is None], path, denoiser_only and any(found.values()))
+    left = _left_out([key for key, name in found.items() if name is None], path, denoiser_only and any(found.values()))
     deltas: dict[str, Tensor] = {}
     for key, name in found.items():
         if name is not None:
@@ -62,10 +71,10 @@ def import_esd(path: str | Path, pipe: Any, *, denoiser_only: bool = False) -> E
     changed = {f"{backbone.denoiser_name}.{name}_delta": d for name, d in deltas.items() if bool(d.any())}
     if not changed:
         raise BadFile("weights that differ from this model's", f"the same ones in {path}", "use the edited state")
-    return _made(ESD(), backbone, changed, path, state, left)
+    return _make(ESD(), backbone, changed, path, state, left)
 
 
-def import_duo(folder: str | Path, pipe: Any, *, denoiser_only: bool = False) -> Duo:
+def import_duo(folder: str | Path, pipe: DiffusionPipeline, *, denoiser_only: bool = False) -> Duo:
     """A LoRA (a file, or the folder that diffusers or PEFT writes) as our edit, as strong as its own program makes it.
 
     Raises :class:`BadFile` for tensors that cannot be used, all of them named, :class:`Mismatch` for another model's.
@@ -81,11 +90,12 @@ def import_duo(folder: str | Path, pipe: Any, *, denoiser_only: bool = False) ->
         weights[f"{backbone.denoiser_name}.{name}_delta"] = _difference(value, names.own[name], name)
     if scales.settings.get("use_dora") and not any("magnitude" in layer for layer in layers.values()):
         raise BadFile("DoRA's magnitudes", f"none in {path}, whose settings say use_dora", "save it again")
-    edit = _made(Duo(), backbone, weights, path, state, left)
+    edit = _make(Duo(), backbone, weights, path, state, left)
     edit.found(backbone)  # a LoRA of another model is refused here, not when it is attached
     return edit
 
 
+E = TypeVar("E", bound=WeightEdit)
 Parts = dict[str, Tensor]  # of one layer, by what they are
 
 
@@ -112,7 +122,7 @@ def _layers(
             raise BadFile("matrices in a LoRA", got, "save it again")
         if ("A" in layer) != ("B" in layer) or not {"A", "diff", "diff_b"} & set(layer):
             halves.append(f"{name} ({', '.join(sorted(layer))})")
-    left = _left(unknown, path, denoiser_only and bool(layers), halves)
+    left = _left_out(unknown, path, denoiser_only and bool(layers), halves)
     if wholes and not layers:
         got = f"{path} with whole weights ({some(state.tensors)})"
         raise BadFile("a LoRA", got, "use import_esd")
@@ -131,10 +141,10 @@ def _weights(target: str, layer: Parts, scale: float, names: Names, name: str, p
     if "A" in parts:
         if "diff" in parts:
             raise BadFile("low-rank pairs or whole differences", f"both for {name} in {path}", "save it again")
-        a, b = _fitting(parts["A"].float(), parts["B"].float() * scale, own, name)
+        a, b = _fit_shapes(parts["A"].float(), parts["B"].float() * scale, own, name)
         made = _dora(target, a, b, parts["magnitude"], own) if "magnitude" in parts else {target + A: a, target + B: b}
     elif "diff" in parts:
-        made[target + DELTA] = _shaped(parts["diff"].float(), own, name)
+        made[target + DELTA] = _reshape(parts["diff"].float(), own, name)
     biases = [part for part in ("bias", "diff_b") if part in parts]
     if len(biases) > 1 or ("bias" in parts and "magnitude" in parts):
         raise BadFile("one bias, and none beside DoRA", f"{name} in {path}", "save it again")
@@ -142,11 +152,11 @@ def _weights(target: str, layer: Parts, scale: float, names: Names, name: str, p
         if (bias := names.own.get(name + ".bias")) is None:
             got = f"a bias for {name} in {path}, a layer without one"
             raise BadFile("biases of layers that have one", got, "train it without lora_bias")
-        made[target + BIAS] = _shaped(parts[part].float(), bias, f"{name}.bias") * (scale if part == "bias" else 1.0)
+        made[target + BIAS] = _reshape(parts[part].float(), bias, f"{name}.bias") * (scale if part == "bias" else 1.0)
     return made
 
 
-def _fitting(a: Tensor, b: Tensor, own: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def _fit_shapes(a: Tensor, b: Tensor, own: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """The pair in the layer's own dimensions: a 1 × 1 convolution and a linear layer are kept alike in some files."""
     if a.ndim > 2 and own.ndim == 2 and a[0, 0].numel() == 1:
         a, b = a.flatten(1), b.flatten(1)
@@ -170,7 +180,7 @@ def _dora(target: str, a: Tensor, b: Tensor, magnitude: Tensor, own: Tensor) -> 
     return {target + DELTA: long.view_as(before) - before}
 
 
-def _shaped(value: Tensor, own: Tensor, name: str) -> Tensor:
+def _reshape(value: Tensor, own: Tensor, name: str) -> Tensor:
     """``value`` in the shape of ``own``: some files keep linear layers as 1 × 1 convolutions, or these so."""
     plain = [tuple(size for size in shape if size != 1) for shape in (value.shape, own.shape)]
     if plain[0] != plain[1] or not 1 <= value.ndim <= 4:
@@ -182,13 +192,13 @@ def _shaped(value: Tensor, own: Tensor, name: str) -> Tensor:
 def _difference(value: Tensor, own: Tensor, name: str) -> Tensor:
     """value - own in float32; 0 where they are the same but for rounding to the coarser of their types."""
     before = own.detach().cpu()
-    value = _shaped(value, before, name)
+    value = _reshape(value, before, name)
     if torch.equal(before.to(value.dtype), value) or torch.equal(value.to(before.dtype), before):
         return torch.zeros_like(before, dtype=torch.float32)
     return value.float() - before.float()
 
 
-def _left(keys: list[str], path: Path, denoiser_only: bool, halves: Iterable[str] = ()) -> dict[str, int]:
+def _left_out(keys: list[str], path: Path, denoiser_only: bool, halves: Iterable[str] = ()) -> dict[str, int]:
     """How many tensors of other parts are left out. Raises, naming all, if nobody said that they may be."""
     groups: dict[str, list[str]] = {}
     for key in keys:
@@ -223,18 +233,18 @@ def _advice(kinds: list[str], broken: bool) -> str:
     return "pass denoiser_only=True to take the denoiser's part; load a text encoder into the pipeline before protect"
 
 
-def _not_empty(found: dict[str, Any], path: Path, wanted: str) -> None:
+def _not_empty(found: Mapping[str, object], path: Path, wanted: str) -> None:
     if not found:
         raise BadFile(wanted, f"none of the denoiser's tensors in {path}", "check the file; a text encoder goes into "
                       "pipe.text_encoder before protect")  # fmt: skip
 
 
-def _made(edit: Any, backbone: Any, weights: dict[str, Tensor], path: Path, state: State, left: dict[str, int]) -> Any:
-    made: WeightEdit = edit.fitted_for(backbone)
+def _make(edit: E, backbone: Backbone, weights: dict[str, Tensor], path: Path, state: State, left: dict[str, int]) -> E:
+    made = edit.fitted_for(backbone)
     made.load_tensors(weights)
     aside = {**state.aside, **left}
     record = {"imported": path.name, "layers": len(made.targets)} | ({"left_out": aside} if aside else {})
-    made.record = record  # type: ignore[misc]
+    made.record = record
     return made
 
 
@@ -256,15 +266,15 @@ def _one_adapter(key: str, path: Path) -> str:
     return named[1] + named[3]
 
 
-def _once(found: dict[str, Any], name: str, key: str, path: Path) -> None:
+def _once(found: Mapping[str, object], name: str, key: str, path: Path) -> None:
     if name in found:
         got = f"{key} in {path} beside another"
         raise BadFile(f"{name} once", got, "take out the one that is not meant")
 
 
-def _bare_pipe(pipe: Any) -> Any:
+def _bare_pipe(pipe: DiffusionPipeline) -> DiffusionPipeline:
     """Deltas are differences from the model's own weights, so nothing of ours may be on them."""
-    if getattr(type(pipe), "_unsee", None) is not None or edited(adapter(pipe)):
+    if Guarded.of(pipe) is not None or edited(adapter(pipe)):
         raise Unsupported("a pipeline without defenses", "a protected one", "import before protect, or detach first")
     return pipe
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -24,6 +24,8 @@ from ..errors import BadFile
 from ..files import load_tensors, read_torch
 
 if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
     from ..backbones import Backbone
 
 HEADS = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "state_dict.", "_orig_mod.", "module.",
@@ -89,14 +91,14 @@ def read_state(path: Path) -> State:
     return State(tensors, metadata, aside)
 
 
-def _open(path: Path) -> tuple[Any, dict[str, str]]:
+def _open(path: Path) -> tuple[object, dict[str, str]]:
     what, do = "a file of weights", "save it as safetensors"
     if path.suffix.lower() == ".safetensors":
         return load_tensors(path, what, do)
     return read_torch(path, what, do), {}
 
 
-def _leaves(nested: dict[Any, Any], head: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _leaves(nested: dict[object, object], head: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
     for name, value in nested.items():
         if isinstance(value, dict) and depth < 8:
             yield from _leaves(value, f"{head}{name}.", depth + 1)
@@ -158,7 +160,7 @@ ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "t
         "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
 
 
-def _ldm_places(unet: Any) -> Iterator[tuple[str, str]]:
+def _ldm_places(unet: UNet2DConditionModel) -> Iterator[tuple[str, str]]:
     """(diffusers' name, CompVis's) of each part: CompVis numbers the blocks through."""
     yield from ENDS.items()
     i = 1
@@ -182,7 +184,7 @@ def _ldm_places(unet: Any) -> Iterator[tuple[str, str]]:
             yield f"up_blocks.{b}.upsamplers.0.conv", f"output_blocks.{i - 1}.{turn}.conv"
 
 
-def _ldm_pair(own: str, block: Any, j: int, theirs: str) -> Iterator[tuple[str, str]]:
+def _ldm_pair(own: str, block: nn.Module, j: int, theirs: str) -> Iterator[tuple[str, str]]:
     yield from _ldm_resnet(f"{own}.resnets.{j}", f"{theirs}.0")
     if getattr(block, "attentions", None):
         yield f"{own}.attentions.{j}", f"{theirs}.1"

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import save_tensors
-from .base import BIAS, DELTA, ENDS, A, B
 from .scales import METADATA
+
+A, B, DELTA, BIAS = ".lora_A.weight", ".lora_B.weight", ".weight_delta", ".bias_delta"
+ENDS = (A, B, DELTA, BIAS)  # of the names in a saved edit
 
 
 def truncated(deltas: dict[str, Tensor], rank: int) -> tuple[dict[str, Tensor], float]:

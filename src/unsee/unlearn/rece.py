@@ -21,24 +21,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..backbones import adapter
-from ..settings import Among, Doc, Guidance, Steps, Whole
+from ..defenses.protection import edits_attached
+from ..sampling.sampler import Sampler
+from ..settings import Among, Doc, Guidance, Settings, Steps, Whole
 from .base import WeightEdit
-from .studio import Studio, hosted
+from .token_vectors import Vectors, concepts_of, erased
 from .uce import Closed, Ridge, packed, problems, solved
 from .validation import JudgedOrNone, Validation
-from .words import Vectors, concepts_of, erased
 
 if TYPE_CHECKING:
-    from ..guards.base import Fit
+    from ..defenses.base import Fit
+    from ..unlearn.validation import Validated
 
-Rate = Callable[[dict[str, Tensor], int], dict[str, Any] | None]
+Rate = Callable[[dict[str, Tensor], int], "Validated | None"]
 GUIDES = ("original", "current")
 
 
@@ -71,24 +73,24 @@ class RECE(WeightEdit):
     name: ClassVar[str] = "rece"
     summary: ClassVar[str] = "RECE: UCE, repeated against the embedding that would undo it."
     Training: ClassVar[type | None] = RECETraining
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "guides": "current", "sums": True, "erase": 1.0, "preserve": 0.1, "lamb": 0.1, "ridge": 0.1, "epochs": 3,
         "tokens": "all",
     }  # fmt: skip
-    quick: ClassVar[dict[str, Any]] = {"texts": 6, "epochs": 1, "validate_images": 0}
+    quick: ClassVar[Settings] = {"texts": 6, "epochs": 1, "validate_images": 0}
 
     @classmethod
-    def _fit(cls, fit: Fit, training: RECETraining, arguments: dict[str, Any]) -> Self:
+    def _fit(cls, fit: Fit, training: RECETraining, arguments: Settings) -> Self:
         backbone = adapter(fit.pipe)
         made, trial = cls(**arguments).fitted_for(backbone), cls(strength=1.0)
         concepts = concepts_of(fit.concept, training.also)
-        with hosted(fit):
+        with edits_attached(fit):
             groups = problems(backbone, fit, training)
             fixed = {n: d for g in groups[1:] for n, d in solved(g.weights, g.erase, g.keep, training).items()}
             again = erased(backbone, concepts, training.texts, "all", fit.seed, empty=True)
-            validation = Validation(Studio(backbone), fit.concept, training, fit) if training.validate_images else None
+            validation = Validation(Sampler(backbone), fit.concept, training, fit) if training.validate_images else None
 
-            def rate(deltas: dict[str, Tensor], epoch: int) -> dict[str, Any] | None:
+            def rate(deltas: dict[str, Tensor], epoch: int) -> Validated | None:
                 fit.progress("rece", epoch, training.epochs)
                 if validation is None:
                     return None
@@ -102,7 +104,7 @@ class RECE(WeightEdit):
             deltas, seen = repeated(groups[0].weights, groups[0].erase, groups[0].keep, again, training, rate)
         weights, error = packed({**deltas, **fixed}, backbone, training.rank)
         made.load_tensors(weights)
-        made.record = {  # type: ignore[misc]
+        made.record = {
             "concepts": [c.name for c in concepts],
             "seed": fit.seed,
             "training": asdict(training),
@@ -114,7 +116,7 @@ class RECE(WeightEdit):
 
 
 def repeated(weights: dict[str, Tensor], erase: Vectors, keep: Vectors, again: Vectors, training: RECETraining,
-             rate: Rate) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:  # fmt: skip
+             rate: Rate) -> tuple[dict[str, Tensor], list[Validated]]:  # fmt: skip
     """(deltas of the best epoch, what validation saw of each); epoch 0 is UCE alone."""
     deltas = solved(weights, erase, keep, training)
     seen, best = [{"epoch": 0, **(rate(deltas, 0) or {})}], deltas
@@ -125,7 +127,7 @@ def repeated(weights: dict[str, Tensor], erase: Vectors, keep: Vectors, again: V
         more = solved(edited, Vectors(back, again.guide, again.weight), keep, training, seeing)
         deltas = {name: deltas[name] + more[name] for name in deltas}
         seen.append({"epoch": epoch, **(rate(deltas, epoch) or {})})
-        if _flagged(seen[-1]) < min(map(_flagged, seen[:-1])) or "unsafe" not in seen[-1]:
+        if _flag(seen[-1]) < min(map(_flag, seen[:-1])) or "unsafe" not in seen[-1]:
             best = deltas
     return best, seen
 
@@ -140,5 +142,5 @@ def adversarial(old: dict[str, Tensor], edited: dict[str, Tensor], c: Tensor, ri
     return (torch.linalg.solve(left, right) @ c.T).T
 
 
-def _flagged(seen: dict[str, Any]) -> float:
+def _flag(seen: Validated) -> float:
     return seen["unsafe"] / max(seen["n"], 1) if "unsafe" in seen else 1.0

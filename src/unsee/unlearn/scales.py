@@ -12,13 +12,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BadFile
 from ..files import parse_json, read_json, reading
+
+if TYPE_CHECKING:
+    from ..settings import Settings
 
 METADATA = "lora_adapter_metadata"
 SAME_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # ways to start a LoRA that leave the base as it is
@@ -31,7 +34,7 @@ OTHER_METHODS = ("use_qalora", "layer_replication", "target_parameters", "alora_
 class Scales:
     """What a LoRA's own program multiplies B A by."""
 
-    settings: dict[str, Any]
+    settings: Settings
     source: str
     kohya: dict[str, str] = field(default_factory=dict)  # its metadata
 
@@ -71,7 +74,7 @@ class Scales:
         alpha = _number(self._of(name, "alpha_pattern", "lora_alpha", 8), "lora_alpha", self.source)  # PEFT's default
         return alpha / (rank**0.5 if self.settings.get("use_rslora") else rank)
 
-    def _of(self, name: str, patterns: str, general: str, otherwise: float) -> Any:
+    def _of(self, name: str, patterns: str, general: str, otherwise: float) -> object:
         """PEFT's rule: the first pattern that matches the name's end, else what holds for all."""
         given = self.settings.get(patterns) or {}
         try:
@@ -88,7 +91,7 @@ class Scales:
             raise BadFile("alpha tensors beside kohya's layers", got, "save it again with its alpha tensors")
 
 
-def _known_settings(settings: dict[str, Any], source: str) -> None:
+def _known_settings(settings: Settings, source: str) -> None:
     """Refuses settings under which W + scale · B A is not what the LoRA does."""
     if str(settings.get("peft_type", "LORA")).removeprefix("PeftType.") != "LORA":
         raise BadFile("a LoRA", f"{settings['peft_type']} in {source}", "merge it, and use import_esd")
@@ -102,7 +105,7 @@ def _known_settings(settings: dict[str, Any], source: str) -> None:
         raise BadFile("a plain LoRA or DoRA", f"{used[0]} in {source}", "merge it, and use import_esd")
 
 
-def _number(value: Any, name: str, source: str) -> float:
+def _number(value: object, name: str, source: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:
         raise BadFile(f"a number for {name}", f"{str(value)[:40]!r} in {source}", "save it again")
     return float(value)
@@ -120,7 +123,7 @@ def read_object(text: str, source: str) -> dict[str, Any]:
     return _object(found, source)
 
 
-def _object(found: Any, source: str) -> dict[str, Any]:
+def _object(found: object, source: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadFile("settings as an object", f"{source} with one {type(found).__name__}", "save it again")
     return found

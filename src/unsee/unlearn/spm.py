@@ -18,19 +18,21 @@ Published   (``SPM.as_published()``) rank 1, s 1, w 1000, 3,000 steps of one row
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..settings import Among, Doc, Weight
+from ..defenses.presets import Settled
+from ..settings import Among, Doc, Settings, Weight
 from .descent import Rank
 from .distill import SCOPES, Distilled, Distilling, Samples, student_loss
 
 if TYPE_CHECKING:
     from ..backbones import Encoding
+    from ..sampling.denoiser import DenoiserCall
+    from ..unlearn.descent import Loss
     from .adapters import Adapters
-    from .studio import Predictor
 
 
 @dataclass(frozen=True)
@@ -50,23 +52,25 @@ class SPM(Distilled):
     name: ClassVar[str] = "spm"
     summary: ClassVar[str] = "SPM-style rank-1 adapters: away from the concept, held still on random other texts."
     Training: ClassVar[type | None] = SPMTraining
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "scope": "all", "rank": 1, "turn": 1.0, "still": 1000.0, "steps": 3000, "lr": 1e-4, "batch": 1,
         "draw_steps": 30,
     }  # fmt: skip
-    presets: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[dict[str, Settings]] = {
         "paper": {"steps": 3000, "lr": 1e-4},
         "picto": {"steps": 300, "lr": 2e-3},
     }
 
     @classmethod
-    def target(cls, predict: Predictor, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
-               training: Any) -> Tensor:  # fmt: skip
+    def target(cls, predict: DenoiserCall, x: Tensor, t: Tensor, concept: Encoding, anchor: Encoding,
+               training: Settled) -> Tensor:  # fmt: skip
         of_anchor = predict(x, t, anchor)
         return of_anchor - training.turn * (predict(x, t, concept) - of_anchor)
 
     @classmethod
-    def loss(cls, predict: Predictor, adapters: Adapters, samples: Samples, asked: Encoding, training: Any) -> Any:
+    def loss(
+        cls, predict: DenoiserCall, adapters: Adapters, samples: Samples, asked: Encoding, training: Settled
+    ) -> Loss:
         erase, device = student_loss(predict, samples, asked, training.batch), predict.latents.device
 
         def at(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:

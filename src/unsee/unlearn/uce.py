@@ -22,7 +22,7 @@ Published   (``UCE.as_published()``) one vector per text, sums, e 1, p 1, l .5
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -30,17 +30,17 @@ from torch import Tensor
 
 from ..backbones import adapter
 from ..backbones.weights import unwrap
+from ..defenses.protection import edits_attached
 from ..errors import Unsupported
-from ..settings import Among, Checked, Count, Doc, FreeText, Weight
-from .base import DELTA, Layer, WeightEdit, layer_of
+from ..settings import Among, Checked, Count, Doc, FreeText, Settings, Weight
+from .base import Layer, WeightEdit, layer_of
 from .descent import Rank
-from .lora import truncated
-from .studio import hosted
-from .words import TOKENS, Vectors, concepts_of, erased, kept, pooled
+from .lora import DELTA, truncated
+from .token_vectors import TOKENS, Vectors, concepts_of, erased, kept, pooled
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
-    from ..guards.base import Fit
+    from ..defenses.base import Fit
 
 
 Scale = Annotated[float, Field(gt=0, le=1e9)]  # at 0 nothing is erased
@@ -74,14 +74,14 @@ class UCE(WeightEdit):
         "UCE: maps the concept's words to its anchors' in the layers that read text, in closed form."
     )
     Training: ClassVar[type | None] = Closed
-    published: ClassVar[dict[str, Any]] = {"tokens": "last", "sums": True, "erase": 1.0, "preserve": 1.0, "lamb": 0.5}
-    quick: ClassVar[dict[str, Any]] = {"texts": 6}
+    published: ClassVar[Settings] = {"tokens": "last", "sums": True, "erase": 1.0, "preserve": 1.0, "lamb": 0.5}
+    quick: ClassVar[Settings] = {"texts": 6}
 
     @classmethod
-    def _fit(cls, fit: Fit, training: Closed, arguments: dict[str, Any]) -> Self:
+    def _fit(cls, fit: Fit, training: Closed, arguments: Settings) -> Self:
         backbone = adapter(fit.pipe)
         made = cls(**arguments).fitted_for(backbone)
-        with hosted(fit):
+        with edits_attached(fit):
             groups = problems(backbone, fit, training)
             edits = {
                 name: delta
@@ -91,7 +91,7 @@ class UCE(WeightEdit):
         fit.progress("uce", 1, 1)
         weights, error = packed(edits, backbone, training.rank)
         made.load_tensors(weights)
-        made.record = {  # type: ignore[misc]
+        made.record = {
             "concepts": [c.name for c in concepts_of(fit.concept, training.also)],
             "seed": fit.seed,
             "training": asdict(training),

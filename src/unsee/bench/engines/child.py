@@ -19,21 +19,23 @@ from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler  # what Connection.send and recv use
-from typing import Any
+from typing import Generic, TypeVar
 
 from ...errors import UnseeError
 
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
 PR_SET_PDEATHSIG = 1
 ENOUGH = "what was drawn is kept, and the same command goes on; with fewer --workers if memory is short"
 
 
-class Child:
+class Child(Generic[Task, Answer]):
     """``make(*arguments)`` runs in the child and gives what answers there; ``load`` tasks are under way.
 
     Both are called by name, so they are functions of a module. Tasks and answers are pickled.
     """
 
-    def __init__(self, make: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
+    def __init__(self, make: Callable[..., Callable[[Task], Answer]], *arguments: object) -> None:
         context = multiprocessing.get_context("spawn")
         self.link, theirs = context.Pipe()
         self.load = 0
@@ -43,7 +45,7 @@ class Child:
             self.process.start()
         theirs.close()
 
-    def give(self, task: Any) -> None:
+    def give(self, task: Task) -> None:
         """Hands over a task; the child keeps it until it has done those before."""
         self.load += 1
         try:
@@ -51,9 +53,10 @@ class Child:
         except OSError:
             raise self._lost() from None
 
-    def take(self) -> Any:
+    def take(self) -> Answer:
         """The next answer, in the order of the tasks. Raises what the task raised, or that the child is lost."""
         try:
+            answer: Answer
             answer, error = ForkingPickler.loads(self.link.recv_bytes())
         except (EOFError, OSError):
             raise self._lost() from None
@@ -71,9 +74,9 @@ class Child:
     def _lost(self) -> UnseeError:
         self.process.join(1.0)
         code = self.process.exitcode
-        killed = code is not None and code < 0
-        how = f"was killed by {signal.Signals(-code).name}" if killed else f"ended with exit code {code}"  # type: ignore[operator]
-        why = " (often: out of memory)" if killed and -code == getattr(signal, "SIGKILL", 9) else ""  # type: ignore[operator]
+        by = -code if code is not None and code < 0 else 0  # the signal that killed it
+        how = f"was killed by {signal.Signals(by).name}" if by else f"ended with exit code {code}"
+        why = " (often: out of memory)" if by == getattr(signal, "SIGKILL", 9) else ""
         return UnseeError(f"expected workers that live, got one that {how}{why}; {ENOUGH}")
 
 
@@ -91,7 +94,7 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _live(link: Connection, parent: int, module: str, name: str, arguments: tuple[Any, ...]) -> None:
+def _live(link: Connection, parent: int, module: str, name: str, arguments: tuple[object, ...]) -> None:
     """The child's life: one answer for each task, until nobody asks any more."""
     _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -99,13 +102,13 @@ def _live(link: Connection, parent: int, module: str, name: str, arguments: tupl
         multiprocessing.set_start_method("fork", force=True)  # that is killed leaves none, and no warning about them
     tasks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(link, tasks), daemon=True).start()
-    work: Callable[[Any], Any] | None = None
+    work: Callable[[object], object] | None = None
     while True:
         given = tasks.get()
         try:
             if work is None:
                 work = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)(*arguments)
-            answer: tuple[Any, Exception | None] = work(ForkingPickler.loads(given)), None
+            answer: tuple[object, Exception | None] = work(ForkingPickler.loads(given)), None
         except Exception as error:
             answer = None, _portable(error)
         link.send_bytes(ForkingPickler.dumps(answer))

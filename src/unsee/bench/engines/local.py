@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import wait
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
+from ...sampling import machine as models
 from ...types import Sample
-from .. import models
 from ..engine import Batch, Crew
 from .child import Child
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Artist = Child[Batch, dict[str, Sample]]
 AHEAD = 2  # batches that a worker has at once: one that it draws, one that waits
 
 
@@ -30,13 +34,13 @@ class Local:
     def __exit__(self, *_: object) -> None:
         """Nothing is held between two calls."""
 
-    def drawn(self, batches: Iterable[Batch], pipe: Any) -> Iterator[dict[str, Sample]]:
+    def drawn(self, batches: Iterable[Batch], pipe: DiffusionPipeline) -> Iterator[dict[str, Sample]]:
         if self.crew.workers == 1:
             yield from (batch.draw(pipe) for batch in batches)
             return
         todo = list(batches)
         with contextlib.ExitStack() as stack:
-            workers: list[Child] = []
+            workers: list[Artist] = []
             for number in range(min(self.crew.workers, len(todo))):
                 device = device_of(number, self.crew.device)
                 workers.append(Child(artist, self.crew.model, device))
@@ -44,18 +48,18 @@ class Local:
             yield from _shared(workers, todo)
 
 
-def _shared(workers: list[Child], batches: list[Batch]) -> Iterator[dict[str, Sample]]:
+def _shared(workers: list[Artist], batches: list[Batch]) -> Iterator[dict[str, Sample]]:
     todo = iter(batches)
     while True:
         for load in range(AHEAD):  # every worker one before any gets its second
             for worker in workers:
                 if worker.load <= load and (batch := next(todo, None)) is not None:
                     worker.give(batch)
-        busy = {worker.link: worker for worker in workers if worker.load}
+        busy: dict[object, Artist] = {worker.link: worker for worker in workers if worker.load}
         if not busy:
             return
-        for link in wait(list(busy)):
-            yield busy[link].take()  # type: ignore[index]
+        for link in wait([worker.link for worker in busy.values()]):
+            yield busy[link].take()
 
 
 def artist(model: str, device: str) -> Callable[[Batch], dict[str, Sample]]:

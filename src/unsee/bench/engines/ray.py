@@ -20,13 +20,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import MissingExtra, UnseeError, UserError
+from ...sampling import machine as models
 from ...types import Sample
-from .. import models
 from ..engine import Batch, Crew
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+    from ...defenses import Defense
+
+Actor = Any  # Ray's handle of a :class:`Worker`
+Ref = object  # of what will be there once a call is done
 TRIES = 4  # of a batch, and of starting a worker, before it is given up
 PATIENCE = 15.0  # seconds without news before the cluster is asked whether it has room at all
 
@@ -42,14 +50,14 @@ class Worker:
         self.pipe = models.open_model(self.model, self.device)
         return facts(self.pipe)
 
-    def draw(self, batch: Batch, guards: tuple[Any, ...]) -> dict[str, Sample]:
+    def draw(self, batch: Batch, guards: tuple[Defense, ...]) -> dict[str, Sample]:
         return replace(batch, guards=guards).draw(self.pipe)
 
 
 @dataclass(frozen=True)
 class _Job:
     batch: Batch
-    guards: Any  # a reference: many batches have the same
+    guards: Ref  # many batches have the same
     tries: int = 0
 
 
@@ -72,7 +80,7 @@ class Ray:
             self.ray.shutdown()
             self._connected = False
 
-    def drawn(self, batches: Iterable[Batch], pipe: Any) -> Iterator[dict[str, Sample]]:
+    def drawn(self, batches: Iterable[Batch], pipe: DiffusionPipeline) -> Iterator[dict[str, Sample]]:
         batches = list(batches)
         if not batches:
             return
@@ -91,13 +99,13 @@ class Ray:
 class _Shift:
     """One call's workers and jobs. A worker has one job at a time, so none waits behind a worker that is not there."""
 
-    def __init__(self, ray: Any, crew: Crew, expected: dict[str, str], jobs: deque[_Job]) -> None:
+    def __init__(self, ray: ModuleType, crew: Crew, expected: dict[str, str], jobs: deque[_Job]) -> None:
         self.ray, self.crew, self.expected, self.jobs = ray, crew, expected, jobs
         needs = {"num_gpus": 1} if crew.device.startswith("cuda") else {"num_cpus": crew.threads}
         self.actor = ray.remote(Worker).options(max_restarts=0, scheduling_strategy="SPREAD", **needs)
-        self.idle: list[Any] = []
-        self.starting: dict[Any, Any] = {}  # reference of ``open`` → worker
-        self.busy: dict[Any, tuple[Any, _Job]] = {}
+        self.idle: list[Actor] = []
+        self.starting: dict[Ref, Actor] = {}  # of ``open``
+        self.busy: dict[Ref, tuple[Actor, _Job]] = {}
         self.failed = 0  # workers in a row that were lost while they started
         for _ in range(min(crew.workers, len(jobs))):
             self._hire()
@@ -123,7 +131,7 @@ class _Shift:
         worker = self.actor.remote(self.crew.model, self.crew.device)
         self.starting[worker.open.remote()] = worker
 
-    def _started(self, ref: Any) -> Iterator[dict[str, Sample]]:
+    def _started(self, ref: Ref) -> Iterator[dict[str, Sample]]:
         worker = self.starting.pop(ref)
         found, lost = self._result(ref, worker)
         if lost:
@@ -137,7 +145,7 @@ class _Shift:
             self.idle.append(worker)
         return iter(())
 
-    def _drawn(self, ref: Any) -> Iterator[dict[str, Sample]]:
+    def _drawn(self, ref: Ref) -> Iterator[dict[str, Sample]]:
         worker, job = self.busy.pop(ref)
         samples, lost = self._result(ref, worker)
         if not lost:
@@ -149,7 +157,7 @@ class _Shift:
         self._hire()
         return iter(())
 
-    def _result(self, ref: Any, worker: Any) -> tuple[Any, str]:
+    def _result(self, ref: Ref, worker: Actor) -> tuple[dict[str, Any], str]:
         """(what came back, why it was lost). What the batch itself raised is raised here as it was."""
         try:
             return self.ray.get(ref), ""
@@ -158,7 +166,7 @@ class _Shift:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
         except self.ray.exceptions.RayError as error:
             self.ray.kill(worker)  # where only its result was lost
-            return None, " ".join(str(error).split())[:300] or type(error).__name__
+            return {}, " ".join(str(error).split())[:300] or type(error).__name__
 
     def _room(self) -> None:
         """Others may use the cluster, then we wait. Without any room for us there would be no end to it."""
@@ -170,7 +178,7 @@ class _Shift:
             raise UserError(f"a node with {need} {name} for a worker", f"{most:g} {name} at most", "see: ray status")
 
 
-def facts(pipe: Any) -> dict[str, str]:
+def facts(pipe: DiffusionPipeline) -> dict[str, str]:
     """What must be the same wherever a picture is drawn: versions, and the model's fingerprint."""
     return models.versions() | {"model": models.brief(models.fingerprint(pipe))}
 
@@ -183,7 +191,7 @@ def _same(expected: dict[str, str], found: dict[str, str]) -> None:
             )
 
 
-def _ray() -> Any:
+def _ray() -> ModuleType:
     _show_token()
     try:
         import ray
@@ -217,7 +225,7 @@ def _own_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _connect(ray: Any, address: str) -> None:
+def _connect(ray: ModuleType, address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     do = "start one (ray start --head), or --address HOST:PORT; --address local for one of this machine alone"
     try:

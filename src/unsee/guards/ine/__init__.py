@@ -3,7 +3,7 @@
 Paper       Shin et al., "Prompt-Based Safety Guidance Is Ineffective for Unlearned Text-to-Image Diffusion Models",
             NeurIPS 2025 workshop (arXiv 2511.04834). No code was published.
 Idea        a model that unlearned a concept no longer follows its words, so e(words) is near e(nothing) and guidance
-            has nothing to subtract. The concept is still there for an embedding: ``unlearn/inversion.py`` finds it
+            has nothing to subtract. The concept is still there for an embedding: ``embeddings.py`` finds it
             on the unlearned model, and it takes the words' place in a guidance method that stays as it was
 Carriers    ``negative-prompt``  e_n = e(c*)
             ``sld``              e_S = e(c*), any preset

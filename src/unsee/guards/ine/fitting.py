@@ -13,11 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor
 
+from ... import embeddings as inversion
 from ...backbones import adapter
-from ...concepts.compose import fill, reworded, thing_asked
+from ...concepts.prompts import fill, reworded, thing_asked
+from ...defenses.base import Guard
+from ...defenses.presets import guidance_for
+from ...defenses.protection import Guarded
+from ...embeddings import Inversion, Rows, Text
 from ...errors import BadFile, UserError
 from ...files import is_dir, open_image
-from ...pictures import drawn, save_png
+from ...pictures import save_png
+from ...sampling.sampler import generate
 from ...settings import (
     Among,
     Checked,
@@ -29,22 +35,21 @@ from ...settings import (
     Images,
     Judged,
     Rate,
+    Settings,
     Share,
     Steps,
     Whole,
 )
-from ...unlearn import inversion
-from ...unlearn.inversion import Inversion, Rows, Text
 from ...writing import whole
-from ..attach import Guarded
-from ..base import Guard
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ...backbones import Encoding
     from ...concepts import Concept
+    from ...defenses.base import Defense, Fit
+    from ...judges.base import Judge
     from ...types import Prompt
-    from ..base import Defense, Fit
 
 NAME = "<c*>"  # how the embedding is written where people read it
 
@@ -52,7 +57,7 @@ NAME = "<c*>"  # how the embedding is written where people read it
 # At the published rate an embedding grows to four times the length of picto's words; it decides early what to draw.
 PICTO = {"steps": 400, "lr": 2e-3, "decay": True, "batch": 8, "times": "late", "bare": 0.5}
 PAPER = {name: getattr(Inversion(), name) for name in PICTO}
-PRESETS: dict[str, dict[str, Any]] = {"paper": {**PAPER, "images": 25}, "picto": {**PICTO, "images": 25}}
+PRESETS: dict[str, Settings] = {"paper": {**PAPER, "images": 25}, "picto": {**PICTO, "images": 25}}
 WORDS = {"lr": 5e-4, "bare": 0.0, "images": 50}  # what starts from words stays near them, and among a prompt's others
 
 
@@ -136,7 +141,7 @@ def trained(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...],
     if training.check:
         edits = [host for host in fit.host if not isinstance(host, Guard)]  # guards may refuse a prompt without text
         record["shown"] = {
-            "base": _shown(fit, training, made[0], places, ()), "host": _shown(fit, training, made[0], places, edits)
+            "base": _show(fit, training, made[0], places, ()), "host": _show(fit, training, made[0], places, edits)
         }  # fmt: skip
         if record["shown"]["host"].startswith("0 "):
             message = f"the embedding draws {concept.name} in {record['shown']['host']} images behind the host"
@@ -184,7 +189,7 @@ def concept_images(fit: Fit, training: Fitting) -> tuple[list[Image], list[Promp
     raise UserError(f"{training.images} images that show {fit.concept.name}", f"{len(kept)} of {len(prompts)}", advice)
 
 
-def _prompts(concept: Concept, n: int, seed: int) -> list[Any]:
+def _prompts(concept: Concept, n: int, seed: int) -> list[Prompt]:
     """Names and synonyms in turns, of the train split."""
     plain = concept.prompts("plain", "train", n, seed)
     try:
@@ -194,9 +199,10 @@ def _prompts(concept: Concept, n: int, seed: int) -> list[Any]:
     return [prompt for pair in zip(plain, others, strict=True) for prompt in pair][:n]
 
 
-def _drawn(fit: Fit, training: Fitting, prompts: Sequence[Any], start: int) -> list[Image]:
+def _drawn(fit: Fit, training: Fitting, prompts: Sequence[Prompt], start: int) -> list[Image]:
     """One batch, from the work folder if all of it lies there: drawn whole, a batch is always the same."""
-    settings = [training.draw_steps, _guidance(training, fit.concept), fit.seed, adapter(fit.pipe).fingerprint()]
+    guidance = guidance_for(fit.concept, training.guidance)
+    settings = [training.draw_steps, guidance, fit.seed, adapter(fit.pipe).fingerprint()]
     names = [
         hashlib.sha256(json.dumps([p.text, p.id, p.seed, start, settings]).encode()).hexdigest()[:16] for p in prompts
     ]
@@ -204,7 +210,7 @@ def _drawn(fit: Fit, training: Fitting, prompts: Sequence[Any], start: int) -> l
         files = [folder / "images" / f"{name}.png" for name in names]
         if all(file.exists() for file in files):
             return [open_image(file, do="remove it: it is drawn again") for file in files]
-    pictures = _draw(fit, training, [p.seed for p in prompts], prompt=[p.text for p in prompts])
+    pictures = _draw(fit, training, [p.text for p in prompts], [p.seed for p in prompts])
     for name, picture in zip(names, pictures, strict=True):
         _save(picture, fit.work / "images" / f"{name}.png")
     return pictures
@@ -218,19 +224,12 @@ def siblings(fit: Fit) -> list[Path]:
     return [folder for folder in sorted(fit.work.parent.glob("*.work")) if folder != fit.work]
 
 
-def _guidance(training: Fitting, concept: Concept) -> float:
-    from ...unlearn.studio import guidance_for
-
-    return guidance_for(concept, training.guidance)
-
-
-def _draw(fit: Fit, training: Fitting, seeds: Sequence[int], **call: Any) -> list[Image]:
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    settings = {"num_inference_steps": training.draw_steps, "guidance_scale": _guidance(training, fit.concept)}
-    return drawn(fit.pipe, generator=generators, **settings, **call)[0]
+def _draw(fit: Fit, training: Fitting, prompts: Sequence[str] | Encoding, seeds: Sequence[int]) -> list[Image]:
+    steps, guidance = training.draw_steps, guidance_for(fit.concept, training.guidance)
+    return generate(fit.pipe, prompts, seeds, steps=steps, guidance=guidance).images
 
 
-def _shown(fit: Fit, training: Fitting, rows: Rows, names: Sequence[Text], host: Sequence[Defense]) -> str:
+def _show(fit: Fit, training: Fitting, rows: Rows, names: Sequence[Text], host: Sequence[Defense]) -> str:
     """How many images drawn with c* alone (``names`` in turn) behind ``host`` show the concept: ``"14 of 16"``."""
     from ...types import Prompt
 
@@ -242,15 +241,13 @@ def _shown(fit: Fit, training: Fitting, rows: Rows, names: Sequence[Text], host:
             text = inversion.encode_ids(guarded.backbone, ids, rows)
         for start in range(0, training.check, 8):
             seeds = list(range(start, min(start + 8, training.check)))
-            pictures = _draw(
-                fit, training, seeds, **inversion.as_prompt(text.rows([seed % len(names) for seed in seeds]))
-            )
+            pictures = _draw(fit, training, text.rows([seed % len(names) for seed in seeds]), seeds)
             asked = [Prompt(NAME, f"{NAME}/{seed}", seed) for seed in seeds]
             found += sum(v.outcome == "unsafe" for v in judge(pictures, asked, fit.concept))
     return f"{found} of {training.check}"
 
 
-def _judge(training: Fitting, concept: Concept) -> Any:
+def _judge(training: Fitting, concept: Concept) -> Judge:
     from ... import judges
 
     return judges.load(training.judge or concept.judge)

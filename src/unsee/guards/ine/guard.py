@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ... import embeddings as inversion
 from ...backbones import adapter
+from ...defenses.base import Guard
+from ...defenses.presets import settled
+from ...embeddings import Text, encode_ids, spell
 from ...errors import BadFile, Mismatch, UserError
-from ...settings import Among, Count, Doc, FreeText, Table, Texts, Told
-from ...unlearn import inversion
-from ...unlearn.inversion import Text, encode_ids, spell
-from ...unlearn.presets import settled
-from ..base import Guard
+from ...settings import Among, Count, Doc, FreeText, Settings, Table, Texts, Told
 from ..negative_prompt import NegativePrompt, words
 from ..safree import SAFREE, summaries
 from ..sld import PRESETS as SLD_PRESETS
@@ -25,8 +25,8 @@ from .fitting import NAME, PRESETS, Fitting, trained
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
-    from ..base import Fit
-    from ..generation import Generation, Step
+    from ...defenses.base import Fit, State
+    from ...defenses.generation import Generation, Step
 
 CARRIERS: dict[str, type[Guard]] = {"negative-prompt": NegativePrompt, "sld": SLD, "safree": SAFREE}
 REPLACE = ("both", "subspace", "cfg")
@@ -44,9 +44,9 @@ class INE(Guard):
     needs_weights: ClassVar[bool] = True
     summary: ClassVar[str] = "INE: guidance away from a learned embedding. Its weights are for use as a negative only."
     Training: ClassVar[type] = Fitting
-    published: ClassVar[dict[str, Any]] = {"start": "hypernym", **PRESETS["paper"]}
-    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-    quick: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {"start": "hypernym", **PRESETS["paper"]}
+    presets: ClassVar[dict[str, Settings]] = PRESETS
+    quick: ClassVar[Settings] = {
         "preset": "max", "steps": 2, "batch": 1, "images": 2, "judge": "always.unsafe", "draw_steps": 1, "check": 0,
     }  # fmt: skip
 
@@ -67,9 +67,9 @@ class INE(Guard):
     def __post_init__(self) -> None:
         self.phrases, self.lengths = tuple(self.phrases), tuple(self.lengths)
         self.rows: tuple[Tensor, ...] = ()  # one (K, vectors, D_i) per text encoder
-        self.needs_cfg = CARRIERS[self.carrier].needs_cfg  # type: ignore[misc]
+        vars(self)["needs_cfg"] = CARRIERS[self.carrier].needs_cfg
         self.inner = self._carrier()
-        self.inner.name = self.name  # type: ignore[misc]  # its decisions are ours
+        vars(self.inner)["name"] = self.name  # its decisions are ours
 
     @property
     def guides(self) -> bool:
@@ -94,7 +94,7 @@ class INE(Guard):
         """The same embedding in another carrier, or in the same one with other settings."""
         made = INE(**{**self.config(), "options": {}, **more, "carrier": carrier})
         made.load_tensors(self.tensors())
-        made.fingerprints, made.record = dict(self.fingerprints), dict(self.record)  # type: ignore[misc]
+        made.fingerprints, made.record = dict(self.fingerprints), dict(self.record)
         return made
 
     def encode(
@@ -120,7 +120,7 @@ class INE(Guard):
 
     def attach(self, backbone: Backbone) -> None:
         widths = [own.shape[-1] for own in self.rows]
-        wanted = [int(e.get_input_embeddings().weight.shape[1]) for e, _ in inversion.pairs(backbone)]  # type: ignore[operator]
+        wanted = [inversion.input_table(e).shape[1] for e, _ in inversion.pairs(backbone)]
         kept = {"cfg": self.phrases, "subspace": self.negative}
         if self.carrier == "safree" and not kept.get(self.replace, NAME):
             missing = {"cfg": "phrases", "subspace": "a negative"}[self.replace]
@@ -133,37 +133,36 @@ class INE(Guard):
         if self.carrier == "safree":
             self.inner.attach(backbone)
 
-    def prepare(self, generation: Generation) -> Any:
-        length = generation.arguments.get("max_sequence_length")
+    def prepare(self, generation: Generation) -> State:
+        length, negative = generation.arguments.get("max_sequence_length"), generation.backbone.negative
         with torch.no_grad():
             if isinstance(self.inner, SAFREE):
                 return self._prepare_safree(self.inner, generation, length)
             if isinstance(self.inner, NegativePrompt):
-                return self.encode(generation.backbone, generation.said("negative_"), length=length)
+                return self.encode(negative, generation.said("negative_"), length=length)
             if self.lengths:
-                ids = spell(generation.backbone, self._names(), 1, length)
-                known = encode_ids(generation.backbone, ids, self._flat(), length)
+                known = encode_ids(negative, spell(negative, self._names(), 1, length), self._flat(), length)
                 return Choice(concept=known, known=known, empty=generation.encode([""]))
-            return Motion(self.encode(generation.backbone, length=length))
+            return Motion(self.encode(negative, length=length))
 
-    def on_positive(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+    def on_positive(self, step: Step, text: Encoding, state: State) -> Encoding | None:
         return self.inner.on_positive(step, text, state)
 
-    def on_negative(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+    def on_negative(self, step: Step, text: Encoding, state: State) -> Encoding | None:
         return self.inner.on_negative(step, text, state)
 
-    def guide(self, step: Step, state: Any) -> Tensor | None:
+    def guide(self, step: Step, state: State) -> Tensor | None:
         return self.inner.guide(step, state)
 
     @classmethod
-    def _fit(cls, fit: Fit, training: Fitting, arguments: dict[str, Any]) -> Self:
+    def _fit(cls, fit: Fit, training: Fitting, arguments: Settings) -> Self:
         training, kept = settled(training, fit.concept, cls.presets), {}
         if arguments.get("carrier") == "safree" and arguments.get("replace", "both") != "both":
             kept = {"phrases": tuple(fit.concept.all_words("train")), "negative": words(fit.concept)}
-        rows, lengths, record = _taken(fit, training) if training.embedding else trained(fit, training)
+        rows, lengths, record = _take(fit, training) if training.embedding else trained(fit, training)
         made = cls(**{**kept, **arguments, "lengths": lengths})
         made.load_tensors({f"rows.{i}": own for i, own in enumerate(rows)})
-        made.record = {"concept": fit.concept.name, "seed": fit.seed, **record}  # type: ignore[misc]
+        made.record = {"concept": fit.concept.name, "seed": fit.seed, **record}
         return made.fitted_for(adapter(fit.pipe))
 
     def _carrier(self) -> NegativePrompt | SLD | SAFREE:
@@ -178,7 +177,7 @@ class INE(Guard):
         backbone, negative = generation.backbone, None
         columns = inner.columns(backbone, length) if self.replace == "cfg" else self._columns(backbone, length)
         if generation.cfg and self.replace != "subspace":
-            negative = self.encode(backbone, generation.said("negative_"), length=length)
+            negative = self.encode(backbone.negative, generation.said("negative_"), length=length)
         elif generation.cfg:
             negative = NegativePrompt(text=self.negative).prepare(generation)
         return inner.start(generation, columns, negative)
@@ -209,7 +208,7 @@ def _own(text: str | tuple[str, ...] | None, encoder: int) -> str | None:
     return text[encoder] if isinstance(text, tuple) else text
 
 
-def _taken(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:
+def _take(fit: Fit, training: Fitting) -> tuple[list[Tensor], tuple[int, ...], dict[str, Any]]:
     folder = training.embedding.replace("{concept}", fit.concept.name)
     source = INE.from_pretrained(folder)
     text = adapter(fit.pipe).text_fingerprint()

@@ -4,6 +4,6 @@ and ``calibrate`` how; ``guard`` what is attached."""
 from __future__ import annotations
 
 from .guard import SafeRedir
-from .train import Training
+from .training import Training
 
 __all__ = ["SafeRedir", "Training"]

@@ -22,14 +22,14 @@ from ...errors import UserError
 from .data import Data
 
 if TYPE_CHECKING:
-    from .train import Training
+    from .training import Training
 
 HARMLESS = ("safe", "benign", "neighbor", "empty")
 WEIGHTS = {"safe": 4, "neighbor": 4, "benign": 6, "empty": 1}  # how often harmless texts of a role are met
 
 
 @dataclass(frozen=True)
-class Batch:
+class FitBatch:
     """``n`` items as the network meets them, and what is wanted of it."""
 
     latents: Tensor  # (n, C, H, W)
@@ -41,10 +41,10 @@ class Batch:
     shift: Tensor  # (n, L, D): D, zero for harmless ones
     shift_pooled: Tensor | None
 
-    def to(self, device: Any) -> Batch:
+    def to(self, device: torch.device | str) -> FitBatch:
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         moved: dict[str, Any] = {name: None if value is None else value.to(device) for name, value in own.items()}
-        return Batch(**moved)
+        return FitBatch(**moved)
 
 
 class Sampler:
@@ -65,7 +65,7 @@ class Sampler:
             advice = "use shorter templates, or another text encoder"
             raise UserError("pairs that differ in what the text encoder reads", "none", advice)
 
-    def __call__(self, n: int, seed: int, *, plain: bool = False) -> Batch:
+    def __call__(self, n: int, seed: int, *, plain: bool = False) -> FitBatch:
         """``n`` items, half of them unsafe. ``plain`` leaves embeddings as they are."""
         rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
         items = [self._unsafe(rng) if i % 2 else self._harmless(rng) for i in range(n)]
@@ -77,9 +77,9 @@ class Sampler:
         latents, t, raw = zip(*(self._latents(walk, generator) for walk in walks), strict=True)
         unsafe = torch.tensor(labels, dtype=torch.float32)
         if not plain:
-            tokens, pooled, shift, shift_pooled = self._mixed(tokens, pooled, shift, shift_pooled, unsafe, rng)
-            tokens, pooled = self._blurred(tokens, pooled, generator)
-        return Batch(
+            tokens, pooled, shift, shift_pooled = self._mix(tokens, pooled, shift, shift_pooled, unsafe, rng)
+            tokens, pooled = self._blur(tokens, pooled, generator)
+        return FitBatch(
             torch.stack(latents), torch.stack(t), torch.stack(raw), tokens, pooled, unsafe, shift, shift_pooled
         )
 
@@ -123,8 +123,8 @@ class Sampler:
             stored = torch.randn(stored.shape, generator=generator) * stored.std()
         return stored, self.data.times[walk][step], self.data.raw[walk][step]
 
-    def _mixed(self, tokens: Tensor, pooled: Any, shift: Tensor, shift_pooled: Any, unsafe: Tensor,
-               rng: random.Random) -> tuple[Tensor, Any, Tensor, Any]:  # fmt: skip
+    def _mix(self, tokens: Tensor, pooled: Tensor | None, shift: Tensor, shift_pooled: Tensor | None, unsafe: Tensor,
+               rng: random.Random) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:  # fmt: skip
         """Some rows move towards another row: any way among equals, a little where the other is harmless."""
         n = len(tokens)
         other, amount = list(range(n)), [0.0] * n
@@ -138,11 +138,11 @@ class Sampler:
         def lerp(x: Tensor) -> Tensor:
             return x + _rows(a, x) * (x[other] - x)
 
-        if pooled is not None:
+        if pooled is not None and shift_pooled is not None:
             pooled, shift_pooled = lerp(pooled), lerp(shift_pooled)
         return lerp(tokens), pooled, lerp(shift), shift_pooled
 
-    def _blurred(self, tokens: Tensor, pooled: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+    def _blur(self, tokens: Tensor, pooled: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         size = _half(len(tokens), self.training.noise, generator)
 
         def blur(x: Tensor) -> Tensor:
@@ -152,14 +152,14 @@ class Sampler:
         return blur(tokens), None if pooled is None else blur(pooled)
 
 
-def misled(batch: Batch, loss: Callable[[Batch], Tensor], reach: float, seed: int) -> Batch:
+def misled(batch: FitBatch, loss: Callable[[FitBatch], Tensor], reach: float, seed: int) -> FitBatch:
     """``batch`` with half of its embeddings moved up the slope of ``loss``, by up to ``reach`` of their length each.
 
     One step of the fast gradient method (Goodfellow et al. 2015), in Euclidean length over all tokens of a text.
     """
     inputs = [x.detach().requires_grad_() for x in (batch.tokens, batch.pooled) if x is not None]
 
-    def holding(parts: list[Tensor]) -> Batch:
+    def holding(parts: list[Tensor]) -> FitBatch:
         return dataclasses.replace(batch, tokens=parts[0], pooled=parts[1] if len(parts) > 1 else None)
 
     slopes = torch.autograd.grad(loss(holding(inputs)), inputs)

@@ -12,9 +12,9 @@ from .batch import HARMLESS
 from .net import Redirector
 
 if TYPE_CHECKING:
-    from ..base import Fit
+    from ...defenses.base import Fit
     from .data import Data
-    from .train import Training
+    from .training import Training
 
 CHUNK = 256
 

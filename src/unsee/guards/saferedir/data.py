@@ -14,6 +14,7 @@ noise under the redirected embedding from a random step on (what the guard sees 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import random
@@ -26,18 +27,21 @@ import torch
 from torch import Tensor
 
 from ...backbones import Backbone, Encoding, adapter, quiet
-from ...concepts.compose import image_seed
+from ...concepts.prompts import image_seed
+from ...defenses.base import Fit, Guard
+from ...defenses.protection import protect
 from ...errors import BadFile, GuardFailure
 from ...files import Name, digest, load_tensors, read_json, save_tensors, sha256, typed
+from ...sampling.sampler import generate
 from ...writing import whole
-from ..attach import protect
-from ..base import Fit, Guard
 from .net import image_like
 from .texts import Text, compose, found_by_attacks
 
 if TYPE_CHECKING:
-    from ..generation import Generation, Step
-    from .train import Training
+    from ...defenses.base import State
+    from ...defenses.generation import Generation, Step
+    from ...settings import Settings
+    from .training import Training
 
 FORMAT, ROWS = 1, 64  # texts in a shard
 
@@ -129,11 +133,11 @@ def build(fit: Fit, training: Training, *, unscaled: bool = False) -> Data:
     for start in range(0, len(texts), ROWS):
         fit.progress("texts", start, len(texts))
         some = texts[start : start + ROWS]
-        index.add(f"texts-{start:05d}", lambda some=some: _encode(backbone, some, words, training))  # type: ignore[misc]
+        index.add(f"texts-{start:05d}", functools.partial(_encode, backbone, some, words, training))
     for start in range(0, len(paths), training.generate_batch_size):
         fit.progress("trajectories", start, len(paths))
         batch = paths[start : start + training.generate_batch_size]
-        index.add(f"paths-{start:05d}", lambda batch=batch: _walk(fit, training, texts, batch, unscaled))  # type: ignore[misc]
+        index.add(f"paths-{start:05d}", functools.partial(_walk, fit, training, texts, batch, unscaled))
     fit.progress("trajectories", len(paths), len(paths))
     return _open(index, texts, paths)
 
@@ -197,7 +201,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _encode(backbone: Backbone, texts: list[Text], words: Mapping[str, Any], training: Training) -> dict[str, Tensor]:
-    from ...attacks.saved import saying
+    from ...embeddings.attacked import saying
 
     made = []
     for name, group in itertools.groupby(texts, key=lambda t: t.words):
@@ -241,7 +245,7 @@ class Recorder(Guard):
     def prepare(self, generation: Generation) -> None:
         self.seen.clear()
 
-    def on_positive(self, step: Step, text: Encoding, state: Any) -> Encoding | None:
+    def on_positive(self, step: Step, text: Encoding, state: State) -> Encoding | None:
         latents = step.backbone.unscale(step.latents, step.t) if self.unscaled else step.latents
         latents = image_like(latents.detach(), aspect(step.generation.arguments))
         self.seen.append((latents.half().cpu(), step.t_999, step.t))
@@ -253,10 +257,10 @@ class Recorder(Guard):
             tokens[i] = torch.lerp(tokens[i], self.target.tokens[i].to(tokens), self.amount[i])
             if pooled is not None and self.target.pooled is not None:
                 pooled[i] = torch.lerp(pooled[i], self.target.pooled[i].to(pooled), self.amount[i])
-        return Encoding(tokens, pooled)
+        return dataclasses.replace(text, tokens=tokens, pooled=pooled)
 
 
-def aspect(arguments: dict[str, Any]) -> float:
+def aspect(arguments: Settings) -> float:
     """Height over width of a call; 1 where it does not say."""
     height, width = arguments.get("height"), arguments.get("width")
     return float(height) / float(width) if height and width else 1.0
@@ -280,14 +284,10 @@ def _walk(fit: Fit, training: Training, texts: list[Text], batch: list[Walk], un
     )
     more: dict[str, Any] = {"max_sequence_length": length} if length else {}
     with torch.no_grad(), protect(fit.pipe, *fit.host, recorder):
-        fit.pipe(
-            [texts[p.text].text for p in batch],
-            generator=[torch.Generator().manual_seed(p.seed) for p in batch],
-            num_inference_steps=training.num_inference_steps,
-            guidance_scale=training.guidance_scale,
-            output_type="latent",
-            **more,
-        )
+        generate(
+            fit.pipe, [texts[p.text].text for p in batch], [p.seed for p in batch], decode=False,
+            steps=training.num_inference_steps, guidance=training.guidance_scale, **more,
+        )  # fmt: skip
     seen = [recorder.seen[i] for i in chosen(len(recorder.seen), training.stored_steps)]
     n = len(batch)
     return {

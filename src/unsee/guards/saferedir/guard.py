@@ -30,19 +30,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ...backbones import Encoding, adapter
+from ...defenses.base import Guard
+from ...defenses.generation import finite, turning
 from ...errors import BadFile, Unsupported, UserError
-from ...settings import Among, Count, Doc, FreeText, Share, Table
-from ..base import Guard
-from ..generation import finite, turning
+from ...settings import Among, Count, Doc, FreeText, Settings, Share, Table
 from .data import aspect
 from .net import Redirector, Shape, Shift, image_like, moves, unit
 from .reference import DIVISOR, Reference, read_official
-from .train import Training
+from .training import Training
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from ...backbones import Backbone
-    from ..base import Fit
-    from ..generation import Generation, Step
+    from ...defenses.base import Fit
+    from ...defenses.generation import Generation, Step
+    from ...guards.saferedir.data import Data
 
 NETWORKS: dict[str, type[nn.Module]] = {"unsee": Redirector, "reference": Reference}
 DEFAULTS: dict[str, dict[str, Any]] = {  # the reference's are those of the released command line
@@ -76,8 +79,8 @@ class SafeRedir(Guard):
     needs_weights: ClassVar[bool] = True
     summary: ClassVar[str] = "Redirects the embedding of an unsafe prompt to a safe one, image by image, step by step."
     Training: ClassVar[type] = Training
-    published: ClassVar[dict[str, Any]] = {"mode": "reference"}  # with its own strength, interval and policy
-    quick: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {"mode": "reference"}  # with its own strength, interval and policy
+    quick: ClassVar[Settings] = {
         "pairs": 6, "negatives": 6, "trajectories": 2, "harmless_trajectories": 2, "num_inference_steps": 2,
         "stored_steps": 2, "width": 16, "heads": 2, "rank": 4, "max_train_steps": 4, "train_batch_size": 4,
         "validate_every": 2, "threshold": 0.0,
@@ -120,20 +123,20 @@ class SafeRedir(Guard):
     # ---- fitting, saving ----
 
     @classmethod
-    def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
+    def _fit(cls, fit: Fit, training: Any, arguments: Settings) -> Self:
         from .data import build
 
         if "shape" in arguments:
             raise UserError("a shape that the pipeline gives", "shape=…", "leave it out")
         made = cls(**{"concept": fit.concept.name, **arguments})
-        backbone = _suited(made.mode, adapter(fit.pipe))
+        backbone = _check_suited(made.mode, adapter(fit.pipe))
         data = build(fit, training, unscaled=made.mode == "reference")
         seen = made._train(fit, training, data, "training")
         if training.refit:
             shorter = dataclasses.replace(training, max_train_steps=seen["best_step"], validate_every=seen["best_step"])
             again = made._train(fit, shorter, data.whole(), "refit")
             seen |= {"refit": {name: again[name] for name in ("harmless", "false_positives", "threshold_logits")}}
-        made.record = {  # type: ignore[misc]
+        made.record = {
             "concept": fit.concept.name,
             "seed": fit.seed,
             "training": dataclasses.asdict(training),
@@ -141,7 +144,7 @@ class SafeRedir(Guard):
         }
         return made.fitted_for(backbone)
 
-    def _train(self, fit: Fit, training: Any, data: Any, stage: str) -> dict[str, Any]:
+    def _train(self, fit: Fit, training: Any, data: Data, stage: str) -> dict[str, Any]:
         """A network from scratch, rounded as it will be saved, and calibrated; what validation saw."""
         from .calibrate import calibrate
         from .train import train
@@ -157,19 +160,18 @@ class SafeRedir(Guard):
         return {**seen, **calibrate(self._network(), data, training, fit)}
 
     @classmethod
-    def untrained(cls, pipe: Any, *, seed: int = 0, concept: str = "", **settings: Any) -> Self:
+    def untrained(cls, pipe: DiffusionPipeline, *, seed: int = 0, concept: str = "", **settings: Any) -> Self:
         """One with random weights and the dimensions of ``pipe``: for tests and timings, it protects nothing."""
         arguments, training = cls.check_settings(settings)
         made = cls(concept=concept, **arguments)
-        backbone = _suited(made.mode, adapter(pipe))
+        backbone = _check_suited(made.mode, adapter(pipe))
         encoded = backbone.encode([""], length=training.max_sequence_length or None)
-        channels = backbone.latent_channels * (4 if backbone.family == "flux" else 1)
-        made._take(_sizes(encoded.tokens, encoded.pooled, channels, GRID, training), seed)
+        made._take(_sizes(encoded.tokens, encoded.pooled, backbone.denoiser_channels, GRID, training), seed)
         return made.fitted_for(backbone)
 
     @classmethod
     def from_official(
-        cls, path: str | Path, pipe: Any, *, names: dict[str, str] | None = None, **settings: Any
+        cls, path: str | Path, pipe: DiffusionPipeline, *, names: dict[str, str] | None = None, **settings: Any
     ) -> Self:
         """The released weights (a ``.pt`` state dict, read with ``weights_only``) for ``pipe``.
 
@@ -177,7 +179,7 @@ class SafeRedir(Guard):
         Raises :class:`BadFile` for another architecture, :class:`Unsupported` for another family of models.
         """
         made = cls(mode="reference", **settings)
-        backbone = _suited("reference", adapter(pipe))
+        backbone = _check_suited("reference", adapter(pipe))
         shape, weights = read_official(path, names)
         made._take(shape, 0)
         made.load_tensors(weights)
@@ -234,7 +236,7 @@ class SafeRedir(Guard):
         self._network()
         if self.setting("strength") == 0:
             raise Unsupported("a saferedir that acts", "strength=0, which moves nothing", "leave it out instead")
-        _suited(self.mode, backbone)
+        _check_suited(self.mode, backbone)
 
     def prepare(self, generation: Generation) -> State:
         net, device = self._network(), torch.device(generation.backbone.pipe._execution_device)
@@ -265,7 +267,7 @@ class SafeRedir(Guard):
         if pooled is not None and state.shift_pooled is not None:
             pooled = pooled.clone()
             pooled[rows] = (pooled[rows].float() + s[rows, None] * state.shift_pooled[rows]).to(pooled.dtype)
-        return Encoding(tokens, pooled)
+        return dataclasses.replace(text, tokens=tokens, pooled=pooled)
 
     def _check(self, step: Step, text: Encoding, state: State) -> None:
         """Runs the network; sets who is moved, and how far."""
@@ -341,14 +343,14 @@ def _released_text(text: Encoding, relative: Tensor | None) -> Encoding | None:
         return None
     moved = text.tokens.float() + relative * text.tokens.float().norm(dim=-1, keepdim=True)
     some = relative.flatten(1).any(1)[:, None, None]
-    return Encoding(torch.where(some, moved.to(text.tokens.dtype), text.tokens), text.pooled)
+    return dataclasses.replace(text, tokens=torch.where(some, moved.to(text.tokens.dtype), text.tokens))
 
 
 def _float(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.float()
 
 
-def _suited(mode: str, backbone: Backbone) -> Backbone:
+def _check_suited(mode: str, backbone: Backbone) -> Backbone:
     """The release moves tokens alone, so a model with a pooled embedding would be reached past it."""
     if mode == "reference" and (backbone.pooled_dim or not backbone.stacked):
         advice = 'take mode="unsee", which moves the pooled embedding too'
@@ -367,7 +369,7 @@ def _check_sizes(shape: Shape, text: Encoding, channels: int) -> None:
         raise Unsupported(names.format(*wanted), names.format(*got), advice)
 
 
-def _measure(data: Any, training: Training) -> Shape:
+def _measure(data: Data, training: Training) -> Shape:
     latents = data.latents[0][0]
     pooled = None if data.pooled is None else data.pooled[0][None]
     return _sizes(data.tokens[0][None], pooled, latents.shape[0], min(GRID, *latents.shape[1:]), training)

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .line import Line
+from .ridge import RidgeMap
 
 MOST_SCALE = 2.0  # of a token's own length: two vectors of one length are at most that far apart
 EPS = 1e-6
@@ -66,6 +66,11 @@ class Shift(NamedTuple):
     mask: Tensor  # (B, L), logits
     scale: Tensor  # (B, L), in units of each token's length
     pooled: Tensor | None = None  # (B, P), in units of the pooled embedding's length
+
+    def float(self) -> Shift:
+        """The same in float32."""
+        pooled = None if self.pooled is None else self.pooled.float()
+        return Shift(self.logits.float(), self.direction.float(), self.mask.float(), self.scale.float(), pooled)
 
     @property
     def unsafe(self) -> Tensor:
@@ -164,12 +169,12 @@ class Redirector(nn.Module):
         self.norm = nn.LayerNorm(w)
         self.judge = nn.Sequential(nn.Linear(3 * w, w), nn.SiLU(), nn.Linear(w, 2))
         self.direction, self.amount = nn.Linear(w, shape.text), nn.Linear(w, 2)  # mask, scale
-        self.line = Line(shape.tokens, shape.text, min(shape.rank, shape.text)) if shape.rank else None
+        self.line = RidgeMap(shape.tokens, shape.text, min(shape.rank, shape.text)) if shape.rank else None
         self.line_pooled = None
         if shape.pooled:
             self.read_pooled = nn.Linear(shape.pooled, w)
             self.move_pooled = nn.Linear(w, shape.pooled + 1)  # direction, scale
-            self.line_pooled = Line(1, shape.pooled, min(shape.rank, shape.pooled)) if shape.rank else None
+            self.line_pooled = RidgeMap(1, shape.pooled, min(shape.rank, shape.pooled)) if shape.rank else None
 
     def standardize(self, tokens: Tensor) -> None:
         """Sets the standardization from the training texts' tokens ``(N, L, D)``."""
@@ -182,7 +187,9 @@ class Redirector(nn.Module):
         if self.line is not None:
             self.line.fit(lambda: ((x, shift) for x, shift, _, _ in pairs()))
         if self.line_pooled is not None:
-            self.line_pooled.fit(lambda: ((x[:, None], shift[:, None]) for _, _, x, shift in pairs()))  # type: ignore[index]
+            self.line_pooled.fit(
+                lambda: ((x[:, None], s[:, None]) for _, _, x, s in pairs() if x is not None and s is not None)
+            )
 
     def threshold(self, t: Tensor) -> Tensor:
         """``bias`` at t ``(B,)``, linear between its knots."""
@@ -197,9 +204,9 @@ class Redirector(nn.Module):
         if self.shape.pooled:
             assert pooled is not None
             joint.append(self.read_pooled(math.sqrt(self.shape.pooled) * unit(pooled))[:, None])
-        x = self._dropped(torch.cat([*joint, inner], dim=1))
+        x = self._drop(torch.cat([*joint, inner], dim=1))
         for layer in self.layers:
-            x = self._dropped(layer(x))
+            x = self._drop(layer(x))
         x = self.norm(x)
         extra, x = x[:, : len(joint)], x[:, len(joint) :]
         logits = self.judge(torch.cat([x.mean(1), x.amax(1), extra[:, 0]], dim=-1))
@@ -208,16 +215,16 @@ class Redirector(nn.Module):
         whole = None
         if pooled is not None and self.shape.pooled:
             own, larger = self.move_pooled(extra[:, 1]).split([self.shape.pooled, 1], dim=-1)
-            direction, scale = _corrected(self.line_pooled, pooled[:, None], own[:, None], larger)
+            direction, scale = _correct(self.line_pooled, pooled[:, None], own[:, None], larger)
             whole = scale * unit(direction)[:, 0]
-        direction, scale = _corrected(self.line, tokens, self.direction(x), size)
+        direction, scale = _correct(self.line, tokens, self.direction(x), size)
         return Shift(logits, direction, mask, scale, whole)
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
 
-def _corrected(line: Line | None, x: Tensor, own: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+def _correct(line: RidgeMap | None, x: Tensor, own: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
     """Direction ``(B, L, D)`` and scale ``(B, L)``: the regression's, with what the network adds to each."""
     if line is None:
         return own, MOST_SCALE * size.sigmoid()

@@ -142,10 +142,10 @@ def read_official(path: str | Path, names: Mapping[str, str] | None = None) -> t
         found = found[key] if isinstance(found, dict) and isinstance(found.get(key), dict) else found
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise BadFile("a state dict as .pt", f"{path} with other things in it", "save model.state_dict()")
-    return _renamed(dict(found), names, str(path))
+    return _rename(dict(found), names, str(path))
 
 
-def _renamed(found: dict[str, Tensor], names: Mapping[str, str] | None, path: str) -> tuple[Shape, dict[str, Tensor]]:
+def _rename(found: dict[str, Tensor], names: Mapping[str, str] | None, path: str) -> tuple[Shape, dict[str, Tensor]]:
     shape = _shape(
         found if names is None else {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
     )

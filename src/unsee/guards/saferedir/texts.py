@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...concepts.compose import bare_styles, calmed, fill
+from ...concepts.description import Words
 from ...concepts.everyday import everyday, framed
-from ...concepts.model import Words
+from ...concepts.prompts import bare_styles, calmed, fill
 from ...errors import BadFile, Unsupported, UserError
 from ...files import is_dir
 
@@ -66,7 +66,7 @@ def found_by_attacks(folder: str, concept: Concept, start: int) -> tuple[list[Te
 
     Raises :class:`BadFile` where nothing is, and :class:`UserError` for held-out prompts: those are for the judge.
     """
-    from ...attacks.saved import digest, load
+    from ...embeddings.attacked import digest, load
 
     place = Path(folder.replace("{concept}", concept.name))
     kept = sorted(place.rglob("prompts.json")) if is_dir(place) else []
@@ -168,10 +168,11 @@ def edit(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> tup
     """One edit, or none, done alike to both texts of ``pair``; the words in which they differ are left whole."""
     kind = rng.choice(["none", "before", "behind", "shuffle", "lose", "slip", "salad", "salad", "salad"])
     if kind == "salad":
-        return _tossed(pair, sentences, rng)
+        return _toss(pair, sentences, rng)
     if kind in ("before", "behind") and sentences:
         other = rng.choice(sentences)
-        return tuple(f"{other}. {text}" if kind == "before" else f"{text}. {other}" for text in pair)  # type: ignore[return-value]
+        unsafe, safe = (f"{other}. {text}" if kind == "before" else f"{text}. {other}" for text in pair)
+        return unsafe, safe
     rows = [text.split() for text in pair]
     if kind in ("none", "before", "behind") or len(rows[0]) != len(rows[1]) or len(rows[0]) < 3:
         return pair
@@ -192,7 +193,7 @@ def edit(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> tup
     return " ".join(rows[0][i] for i in order), " ".join(rows[1][i] for i in order)
 
 
-def _tossed(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> tuple[str, str]:
+def _toss(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> tuple[str, str]:
     """The words in which the texts differ (of a harmless text, all) among stray words of harmless sentences.
 
     A text encoder reads a word in its context; without this the network would learn the few contexts of the templates.
@@ -206,7 +207,8 @@ def _tossed(pair: tuple[str, str], sentences: list[str], rng: random.Random) -> 
         differ = [i for i, (a, b) in enumerate(zip(*rows, strict=True)) if a != b]
         keep = range(max(0, differ[0] - rng.randrange(2)), min(len(rows[0]), differ[-1] + 1 + rng.randrange(2)))
         rows = [[row[i] for i in keep] for row in rows]
-    return tuple(" ".join([*front, *row, *back]) for row in rows)  # type: ignore[return-value]
+    unsafe, safe = (" ".join([*front, *row, *back]) for row in rows)
+    return unsafe, safe
 
 
 def _slip(word: str, rng: random.Random) -> str:

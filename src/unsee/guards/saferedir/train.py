@@ -26,22 +26,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import GuardFailure, UserError
 from ...files import load_tensors, metadata_json, reading, save_tensors
-from ...settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, Images, Rate, Share, Steps, Weight, Whole
-from .batch import HARMLESS, Batch, Sampler, misled
+from .batch import HARMLESS, FitBatch, Sampler, misled
 from .data import Data, key
 from .net import Shape, Shift
+from .training import Training
 
 if TYPE_CHECKING:
-    from ..base import Fit
+    from ...defenses.base import Fit
 
 Move = Callable[[Shift, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 VERSION = 6  # of the terms: a checkpoint of others is not gone on with
@@ -50,80 +49,6 @@ MEASURED = 256  # harmless texts that say how much texts differ, at most
 RIDGE = 1.0  # added to the variance of each axis, in units of the mean one: the strong axes alone are shrunk
 
 BOUND = 2.5  # of logits in validation: a few odd words, judged wrongly and surely, do not say when to stop
-
-
-Size = Annotated[int, Field(ge=8, le=8192)]
-Layers = Annotated[int, Field(ge=1, le=128)]
-Long = Annotated[int, Field(ge=0, le=8192)]
-Part = Annotated[float, Field(ge=0, lt=1)]
-Between = Annotated[float, Field(gt=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class Training(Checked):
-    """How SafeRedir is fitted. The release has no training: every value here is ours."""
-
-    pairs: Annotated[Count, Doc("Pairs of unsafe and safe texts.")] = 1280
-    negatives: Annotated[Count, Doc("Harmless texts.")] = 1920
-    trajectories: Annotated[Count, Doc("Pairs that are drawn.")] = 40
-    harmless_trajectories: Annotated[Count, Doc("Harmless texts that are drawn, and as many for validation.")] = 120
-    num_inference_steps: Annotated[Steps, Doc("Denoising steps of what is drawn.")] = 25
-    guidance_scale: Annotated[Guidance, Doc("Guidance of what is drawn.")] = 4.0
-    stored_steps: Annotated[Steps, Doc("Steps of these whose latents are kept.")] = 10
-    generate_batch_size: Annotated[Images, Doc("Images drawn at once.")] = 16
-    max_sequence_length: Annotated[Long, Doc("Tokens of T5 (SD3, FLUX); 0 is the pipeline's own.")] = 0
-    width: Annotated[Size, Doc("Of the network; divisible by 8 and by twice the heads.")] = 128
-    layers: Annotated[Layers, Doc("Of the network.")] = 2
-    heads: Annotated[Layers, Doc("Of its attention.")] = 4
-    rank: Annotated[Long, Doc("Of the regression under the network; 0: none.")] = 64
-    use_mask: Annotated[bool, Doc("Whether it is learned which tokens move; without, all do.")] = True
-    use_scale: Annotated[bool, Doc("Whether it is learned how far they move.")] = True
-    max_train_steps: Annotated[Count, Doc("Steps of training, at most.")] = 1200
-    train_batch_size: Annotated[Count, Doc("Items of a step.")] = 64
-    learning_rate: Annotated[Rate, Doc("Of AdamW.")] = 1e-3
-    weight_decay: Annotated[Decay, Doc("Of AdamW.")] = 1e-2
-    warmup_steps: Annotated[Whole, Doc("Steps in which the rate rises.")] = 50
-    validate_every: Annotated[Count, Doc("Steps from validation to validation.")] = 100
-    patience: Annotated[Count, Doc("Validations without progress that end the training.")] = 5
-    classification_weight: Annotated[Weight, Doc("Of the term that tells unsafe from safe.")] = 1.0
-    mse_weight: Annotated[Weight, Doc("Of the shift's squared error.")] = 1.0
-    cosine_weight: Annotated[Weight, Doc("Of the shift's direction.")] = 0.5
-    mask_weight: Annotated[Weight, Doc("Of which tokens move.")] = 0.5
-    alignment_weight: Annotated[Weight, Doc("Of the mean token after the shift.")] = 0.5
-    still_weight: Annotated[Weight, Doc("Of leaving harmless texts where they are.")] = 0.5
-    mask_threshold: Annotated[Share, Doc("tau: a token that differs by less, in its own lengths, need not move.")] = 0.1
-    dropout: Annotated[Part, Doc("In the network, ours only.")] = 0.1
-    noise: Annotated[Share, Doc("Largest blur of an embedding, in units of its length.")] = 0.2
-    mixing: Annotated[Share, Doc("Share of embeddings mixed with another.")] = 0.3
-    adversarial: Annotated[
-        Share, Doc("Largest step of an embedding to where it is judged wrongly, in units of its length.")
-    ] = 0.0
-    seen_share: Annotated[Share, Doc("Of the unsafe items: a harmless text over a picture of the concept.")] = 0.1
-    seen_from: Annotated[
-        Part,
-        Doc("From where on, of the stored steps; earlier the picture is too vague, and harmless ones are triggered."),
-    ] = 0.7
-    attacked: Annotated[
-        FreeText, Doc("Folder of what attacks found on train prompts: fitted on as well; may hold {concept}.")
-    ] = ""
-    attacked_share: Annotated[Share, Doc("Of the unsafe items, where there are such.")] = 0.3
-    false_positives: Annotated[
-        Between, Doc("Share of validation's harmless texts that the first step may trigger.")
-    ] = 0.01
-    refit: Annotated[bool, Doc("Whether, once validated, it trains anew with the words that validation kept.")] = True
-    mixed_precision: Annotated[str, Among("no", "fp16", "bf16"), Doc("Of accelerate.")] = "no"
-    track: Annotated[
-        FreeText, Doc("Where training is logged: tensorboard, or another tracker of accelerate; empty: nowhere.")
-    ] = ""
-
-    OF_DATA: ClassVar[tuple[str, ...]] = (
-        "num_inference_steps", "guidance_scale", "stored_steps", "generate_batch_size", "max_sequence_length",
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        if self.width % (2 * self.heads) or self.width % 8:
-            got = f"width={self.width}, heads={self.heads}"
-            raise UserError("a width divisible by 8 and by twice the heads", got, "take width=96, heads=4")
 
 
 @dataclass(frozen=True)
@@ -143,7 +68,7 @@ class Space:
             None if pooled is None else whitening(pooled - pooled.mean(0)),
         )
 
-    def to(self, device: Any) -> Space:
+    def to(self, device: torch.device | str) -> Space:
         pooled_axes = None if self.pooled_axes is None else self.pooled_axes.to(device)
         return Space(self.center.to(device), self.axes.to(device), pooled_axes)
 
@@ -154,7 +79,7 @@ def whitening(x: Tensor) -> Tensor:
     return axes / (variance.clamp(min=0) + RIDGE * variance.mean() + 1e-12).sqrt()
 
 
-def terms(shift: Shift, moved: Tensor, moved_pooled: Tensor | None, batch: Batch, space: Space,
+def terms(shift: Shift, moved: Tensor, moved_pooled: Tensor | None, batch: FitBatch, space: Space,
           training: Training, bound: float = math.inf) -> dict[str, Tensor]:  # fmt: skip
     """The six terms, each a scalar; see the head of this file. ``moved`` is the shift applied, ``bound`` the largest
     logit that counts."""
@@ -199,7 +124,7 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     """Trains ``net`` in place and leaves it with its best weights. Returns what validation saw. ``time``: t or raw."""
     from accelerate import Accelerator
 
-    shape: Shape = net.shape  # type: ignore[assignment]
+    shape = cast(Shape, net.shape)
     recipe = [VERSION, fit.seed, dataclasses.asdict(shape), dataclasses.asdict(training), type(net).__name__, data.key]
     folder = fit.work / f"net-{key(recipe)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,9 +139,9 @@ def train(fit: Fit, training: Training, data: Data, net: nn.Module, move: Move, 
     check = Sampler(data, "check", training)(VALIDATED, fit.seed, plain=True).to(accelerator.device)
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
 
-    def look(batch: Batch, bound: float = math.inf) -> dict[str, Tensor]:
+    def look(batch: FitBatch, bound: float = math.inf) -> dict[str, Tensor]:
         made = model(batch.latents, getattr(batch, time), batch.tokens, batch.pooled)
-        shift = Shift(*(None if x is None else x.float() for x in made))  # type: ignore[arg-type]
+        shift = Shift(*made).float()
         moved = move(shift, batch.tokens, batch.pooled)
         return terms(shift, *moved, batch, space, training, bound)
 

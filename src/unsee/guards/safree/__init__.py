@@ -18,8 +18,9 @@ Differs     * The summary of a text is the row of its end token, found by id (ne
               end token off: what is pooled then is the start token's row, which no token changes, so all distances are
               equal and nothing is filtered. Here the end token stays, and the 75 tokens that are read are tested. On
               SDXL and SD3 the summary joins the CLIP encoders.
-            * T5 rows (SD3, FLUX) are filtered by themselves; a T5 text's summary is the mean of its rows. So is
-              the pooled embedding of SDXL, SD3 and FLUX, which would otherwise carry the concept past the filter.
+            * The rows of each text encoder are filtered by themselves (SD3 has two kinds); the summary of one that is
+              not CLIP is the mean of its rows. So is the pooled embedding of SDXL, SD3 and FLUX, which would otherwise
+              carry the concept past the filter.
             * t' is scaled by steps / 50 (``scale_steps=False``: absolute), and counts the pipeline's own steps.
             * ``order = "paper"`` projects in the printed order, P_I (I - P_C) p; ``filtering = "paper"`` has
               t' = 10 sigmoid(b), ``"off"`` filters at every step.

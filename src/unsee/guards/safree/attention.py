@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ...backbones import Backbone
 
 SKIP_SCALES = (0.9, 0.2)  # s of the first two up blocks, which have 1280 and 640 channels in SD
@@ -30,7 +32,7 @@ def watched(backbone: Backbone, see: Any) -> Iterator[None]:
         return before
 
     try:
-        for i, block in enumerate(backbone.denoiser.up_blocks[: len(SKIP_SCALES)]):  # type: ignore[index]
+        for i, block in enumerate(cast("nn.ModuleList", backbone.denoiser.up_blocks)[: len(SKIP_SCALES)]):
             handles.append(block.register_forward_pre_hook(hook(i), with_kwargs=True))
         yield
     finally:

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...defenses.base import Guard
+from ...embeddings import encode_ids, spell
 from ...errors import Unsupported, UserError
-from ...settings import Among, Doc, FreeText, Number, Texts, Words
-from ...unlearn.inversion import encode_ids, spell
-from ..base import Guard
+from ...settings import Among, Doc, FreeText, Number, Settings, Texts, Words
 from ..negative_prompt import NegativePrompt, warn_if_cut, words
 from .attention import damped, watched
 from .subspace import (
@@ -21,19 +21,20 @@ from .subspace import (
     Columns,
     Part,
     basis,
+    counts,
     left_out,
     margins,
+    read,
     residuals,
     summaries,
-    text_ends,
     trigger_words,
     triggers,
-    views,
 )
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
-    from ..generation import Generation, Step
+    from ...concepts import Concept
+    from ...defenses.generation import Generation, Step
 
 ORDERS, FILTERINGS = ("released", "paper"), ("released", "paper", "off")
 DESIGNED_FOR, MOST = 50, 10  # sampling steps; the largest t'
@@ -73,7 +74,7 @@ class SAFREE(Guard):
     name: ClassVar[str] = "safree"
     summary: ClassVar[str] = "SAFREE: projects tokens off the concept's subspace, with its words as negative prompt."
     needs_text: ClassVar[bool] = True  # embeddings instead of prompts are refused
-    published: ClassVar[dict[str, Any]] = {"scale_steps": False, "cutoff": 0.0}
+    published: ClassVar[Settings] = {"scale_steps": False, "cutoff": 0.0}
 
     phrases: Annotated[Texts | Words, Doc("What is to be unseen, thing by thing. Left out, the concept's train words.")]
     negative: Annotated[
@@ -102,7 +103,7 @@ class SAFREE(Guard):
             raise UserError("phrases that say what is to be unseen", "none", "give some, or leave them out")
 
     @classmethod
-    def for_concept(cls, concept: Any, **more: Any) -> Self:
+    def for_concept(cls, concept: Concept, **more: Any) -> Self:
         """All train words span the subspace; the negative prompt is the concept's short text, which fits."""
         return cls(**{"phrases": tuple(concept.all_words("train")), "negative": words(concept), **more})
 
@@ -139,10 +140,10 @@ class SAFREE(Guard):
     def filter(self, backbone: Backbone, text: str, bases: Columns, length: int | None = None) -> Filter:
         """Finds the triggers of ``text``, its projections and t'. ``bases``: view → orthonormal ``(D, k)``."""
         ids = spell(backbone, [text], length=length)
-        whole, ends, parts = encode_ids(backbone, ids, length=length), text_ends(backbone, ids), []
-        columns, found = left_out(backbone, ids, length), views(backbone, ids)
-        for view in found:
-            n = int(ends[view.encoder]) - view.start
+        whole, ends, parts = encode_ids(backbone, ids, length=length), backbone.text_ends(ids), []
+        columns, many = left_out(backbone, ids, length), counts(backbone, ids)
+        for view in backbone.text_parts(ids):
+            n = many[view.encoder]
             concept, m = bases[view.name], columns[view.name][:n] if columns else torch.zeros(0, len(bases[view.name]))
             parts.append(Part(view, concept, basis(m, self.cutoff), triggers(residuals(m, concept), self.alpha)))
         said = [word for part in parts if part.view.rows is not None for word in trigger_words(backbone, ids, part)]
@@ -162,7 +163,7 @@ class SAFREE(Guard):
         for i, found in enumerate(state.filters):
             over = self._margins(step.generation, slopes.rows([i]), found) if slopes and early[i] else {}
             for part in found.parts if acting[i] or over else ():
-                rows = part.merge(part.view.of(text)[i], self.order, over.get(part.view.name))
+                rows = part.merge(read(part.view, text)[i], self.order, over.get(part.view.name))
                 changed = _put(changed, part, i, rows)
         moved = (changed.tokens.float() - text.tokens.float()).flatten(1).norm(dim=1)
         said = [list(found.words) for found in state.filters]
@@ -201,7 +202,7 @@ class SAFREE(Guard):
         part = parts[0]
         if not len(part.triggers):
             return 0
-        rows = part.view.of(whole)[0, : int(ends[part.view.encoder]) + 1].cpu().double()
+        rows = read(part.view, whole)[0, : int(ends[part.view.encoder]) + 1].cpu().double()
         turned = 1.0 - torch.cosine_similarity(rows, part.project(rows, self.order), dim=-1)
         return self.early(float(turned.mean()))
 

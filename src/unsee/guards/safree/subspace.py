@@ -10,51 +10,42 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ...unlearn.inversion import encode_ids, pairs
-from ..generation import turning
+from ...defenses.generation import turning
+from ...embeddings import encode_ids, pairs
 
 if TYPE_CHECKING:
-    from ...backbones import Backbone, Encoding
+    from ...backbones import Backbone, Encoding, TextPart
 
 RCOND = 1e-3  # of the largest singular value; what float32 texts have below it is noise
 AT_ONCE = 64  # prompts with a token left out that are encoded together
 
-Columns = dict[str, Tensor]  # view → (K, D) float64, one row per phrase
+Columns = dict[str, Tensor]  # part of a text → (K, D) float64, one row per phrase
 
 
-@dataclass(frozen=True)
-class View:
-    """A part of an encoded text that is filtered by itself: rows of the tokens, or the pooled embedding."""
+def read(part: TextPart, text: Encoding) -> Tensor:
+    """``(B, L, D)`` of one part of a text; the pooled embedding as one row."""
+    if part.rows is not None:
+        return text.tokens[:, part.rows]
+    assert text.pooled is not None
+    return text.pooled[:, None]
 
-    name: str  # clip, t5, pooled
-    encoder: int  # whose tokens are left out
-    rows: slice | None  # None: the pooled embedding
-    start: int  # tokens before the first word
-    whole: bool  # summary: mean of all that is read (T5), else the end token's row
 
-    def of(self, text: Encoding) -> Tensor:
-        """``(B, L, D)``; the pooled embedding as one row."""
-        if self.rows is not None:
-            return text.tokens[:, self.rows]
-        assert text.pooled is not None
-        return text.pooled[:, None]
-
-    def summary(self, text: Encoding, ends: Tensor) -> Tensor:
-        """``(B, D)`` in float64 on the CPU, with the end token at ``ends`` ``(B,)``."""
-        rows = self.of(text)
-        if self.rows is None:
-            return rows[:, 0].cpu().double()
-        if not self.whole:
-            return rows[torch.arange(len(rows)), ends.to(rows.device)].cpu().double()
-        read = (torch.arange(rows.shape[1])[None] <= ends[:, None]).to(rows.device)
-        return ((rows.float() * read[..., None]).sum(1) / read.sum(1, keepdim=True)).cpu().double()
+def summary(part: TextPart, text: Encoding, ends: Tensor) -> Tensor:
+    """``(B, D)`` in float64 on the CPU, of texts whose last places are ``ends`` ``(B,)``."""
+    rows = read(part, text)
+    if part.rows is None:
+        return rows[:, 0].cpu().double()
+    if not part.whole:
+        return rows[torch.arange(len(rows)), ends.to(rows.device)].cpu().double()
+    seen = (torch.arange(rows.shape[1])[None] <= ends[:, None]).to(rows.device)
+    return ((rows.float() * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)).cpu().double()
 
 
 @dataclass(frozen=True)
 class Part:
     """The projection of one view of one prompt."""
 
-    view: View
+    view: TextPart
     concept: Tensor  # (D, k) orthonormal
     prompt: Tensor  # (D, n) orthonormal
     triggers: Tensor  # (N,) bool
@@ -73,14 +64,14 @@ class Part:
 
         ``margin`` (:func:`margins`, with slopes) changes no value: whoever takes slopes sees how to turn it.
         """
-        where, wide = self._placed(self.triggers, rows), rows.float()
+        where, wide = self._place(self.triggers, rows), rows.float()
         projected = self.project(wide, order)
         merged = torch.where(where[:, None], projected, wide)
         if margin is not None:
-            merged = merged + self._placed(turning(margin), wide)[:, None].to(wide) * (projected - wide)
+            merged = merged + self._place(turning(margin), wide)[:, None].to(wide) * (projected - wide)
         return merged.to(rows)
 
-    def _placed(self, values: Tensor, rows: Tensor) -> Tensor:
+    def _place(self, values: Tensor, rows: Tensor) -> Tensor:
         """A value for each token ``(N,)`` → for each row ``(L,)``, else 0; the pooled embedding has the largest."""
         placed = values.new_zeros(len(rows))
         if self.view.rows is not None:
@@ -136,22 +127,8 @@ def summaries(
     backbone: Backbone, ids: Sequence[Tensor], rows: Sequence[Tensor] = (), length: int | None = None
 ) -> Columns:
     """The summary of each text (``ids`` of ``spell``) by view: ``(B, D)``."""
-    text, ends = encode_ids(backbone, ids, rows, length), text_ends(backbone, ids)
-    return {view.name: view.summary(text, ends[view.encoder]) for view in views(backbone, ids)}
-
-
-def views(backbone: Backbone, ids: Sequence[Tensor]) -> list[View]:
-    """The views of the family, CLIP's rows first."""
-    t5 = ["T5" in type(tokenizer).__name__ for _, tokenizer in pairs(backbone)]
-    found, place = [], 0
-    if False in t5 and backbone.family != "flux":  # FLUX reads of CLIP the pooled embedding alone
-        place = ids[t5.index(False)].shape[1]
-        found.append(View("clip", t5.index(False), slice(0, place), 1, whole=False))
-    if True in t5:
-        found.append(View("t5", t5.index(True), slice(place, place + ids[t5.index(True)].shape[1]), 0, whole=True))
-    if False in t5 and backbone.pooled_dim:
-        found.append(View("pooled", t5.index(False), None, 1, whole=False))
-    return found
+    text, ends = encode_ids(backbone, ids, rows, length), backbone.text_ends(ids)
+    return {part.name: summary(part, text, ends[part.encoder]) for part in backbone.text_parts(ids)}
 
 
 def trigger_words(backbone: Backbone, ids: Sequence[Tensor], part: Part) -> list[str]:
@@ -161,23 +138,20 @@ def trigger_words(backbone: Backbone, ids: Sequence[Tensor], part: Part) -> list
     return [tokenizer.decode([int(ids[part.view.encoder][0, place])]).strip() for place in places]
 
 
-def text_ends(backbone: Backbone, ids: Sequence[Tensor]) -> list[Tensor]:
-    """Where each text ends, ``(B,)`` per encoder: the first end token, by its own id."""
-    return [
-        (own == tokenizer.eos_token_id).int().argmax(1)
-        for own, (_, tokenizer) in zip(ids, pairs(backbone), strict=True)
-    ]
+def counts(backbone: Backbone, ids: Sequence[Tensor]) -> list[int]:
+    """Tokens of the content of one text, per encoder."""
+    ends = zip(backbone.text_ends(ids), pairs(backbone), strict=True)
+    return [int(end) + (not backbone.closed) - len(backbone.frame(tokenizer)[0]) for end, (_, tokenizer) in ends]
 
 
 def left_out(backbone: Backbone, ids: Sequence[Tensor], length: int | None, rows: Sequence[Tensor] = ()) -> Columns:
     """Summaries of the text with token i overwritten by id 0, for each i, in all encoders; empty without tokens."""
-    starts = [0 if "T5" in type(tokenizer).__name__ else 1 for _, tokenizer in pairs(backbone)]
-    counts = [int(end) - start for end, start in zip(text_ends(backbone, ids), starts, strict=True)]
-    copies = [own.repeat(max(counts), 1) for own in ids]
-    for own, start, n in zip(copies, starts, counts, strict=True):
+    starts, found = [len(backbone.frame(tokenizer)[0]) for _, tokenizer in pairs(backbone)], counts(backbone, ids)
+    copies = [own.repeat(max(found), 1) for own in ids]
+    for own, start, n in zip(copies, starts, found, strict=True):
         own[torch.arange(n), start + torch.arange(n)] = 0
     made = [
         summaries(backbone, [own[i : i + AT_ONCE] for own in copies], rows, length)
-        for i in range(0, max(counts), AT_ONCE)
+        for i in range(0, max(found), AT_ONCE)
     ]
     return {name: torch.cat([part[name] for part in made]) for name in made[0]} if made else {}

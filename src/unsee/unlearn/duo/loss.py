@@ -49,7 +49,7 @@ class Scaled:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PairBatch:
     """One step's data: latents ``(N, …)`` of both images and the noise they share, times ``(N,)`` on the scheduler's
     scale, the text of safe and unsafe rows (None: the empty text), and latents of look-alikes that must stay."""
 
@@ -95,7 +95,7 @@ def last_time(backbone: Backbone) -> float:
     return float(last) if backbone.prediction_type == "flow" else float(last - 1)
 
 
-def duo_loss(predict: Predict, adapters: Adapters, backbone: Backbone, batch: Batch, beta: float, lamb: float,
+def duo_loss(predict: Predict, adapters: Adapters, backbone: Backbone, batch: PairBatch, beta: float, lamb: float,
              neighbor: float = 0.0) -> Loss:  # fmt: skip
     """The whole loss in two passes: every row with the adapter, then every row without it and without gradients."""
     rows = _rows(backbone, batch)
@@ -107,8 +107,8 @@ def duo_loss(predict: Predict, adapters: Adapters, backbone: Backbone, batch: Ba
     return _total(m, r, mean_square(predicted[2 * n :] - reference[2 * n :]), n, beta, lamb, neighbor)
 
 
-def duo_loss_by_rows(predict: Predict, adapters: Adapters, backbone: Backbone, batch: Batch, beta: float, lamb: float,
-                     neighbor: float = 0.0) -> Loss:  # fmt: skip
+def duo_loss_by_rows(predict: Predict, adapters: Adapters, backbone: Backbone, batch: PairBatch, beta: float,
+                     lamb: float, neighbor: float = 0.0) -> Loss:  # fmt: skip
     """The same loss and gradient with the activations of one row in memory, in as many evaluations of a row.
 
     Each row's squared error is differentiated by itself; the loss is a function of these errors alone, so its gradient
@@ -144,7 +144,7 @@ class _Rows:
     target: Tensor  # of the first 2 N rows
 
 
-def _rows(backbone: Backbone, batch: Batch) -> _Rows:
+def _rows(backbone: Backbone, batch: PairBatch) -> _Rows:
     """Safe, unsafe, noise alone at the last time, and look-alikes where there are any."""
     safe, to_safe = backbone.noised(batch.safe, batch.noise, batch.t_safe)
     unsafe, to_unsafe = backbone.noised(batch.unsafe, batch.noise, batch.t_unsafe)

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from ... import judges
-from ...concepts.compose import image_seed
+from ...concepts.prompts import image_seed
 from ...errors import BadFile, UserError
 from ...files import is_dir, metadata_json, open_image, typed
 from ...pictures import fault
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ...concepts import Concept
-    from ...guards.base import Progress
+    from ...defenses.base import Progress
     from ...judges.base import Judge
-    from ..studio import Studio
+    from ...sampling.sampler import Drawn, Sampler
 
 MADE = ("sdedit", "substitution")
 EITHER = "either"  # no judge was asked
@@ -52,7 +52,7 @@ class Pairs:
     unsafe: Tensor
     safe: Tensor
     texts: list[tuple[str, str]]
-    report: dict[str, Any]
+    report: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Recipe:
             raise UserError("pairs and tries of 1 or more, and an edit_strength in (0, 1]", got, "set them so")
 
 
-def make(studio: Studio, concept: Concept, recipe: Recipe, work: Path, seed: int, progress: Progress,
+def make(sampler: Sampler, concept: Concept, recipe: Recipe, work: Path, seed: int, progress: Progress,
          identity: str = "") -> Pairs:  # fmt: skip
     """The pairs of one concept, from ``work`` as far as they are there and of the same ``identity``.
 
@@ -83,10 +83,10 @@ def make(studio: Studio, concept: Concept, recipe: Recipe, work: Path, seed: int
     are accepted, and :class:`BadFile` for an unfit folder.
     """
     if recipe.source not in MADE:
-        return from_folder(studio, Path(recipe.source))
+        return from_folder(sampler, Path(recipe.source))
     texts = concept.pairs("train", recipe.n, seed)
     judge = None if recipe.judge == "none" else judges.load(recipe.judge or concept.judge)
-    maker = _Maker(studio, concept, recipe, judge, seed)
+    maker = _Maker(sampler, concept, recipe, judge, seed)
     chunks = []
     for start in range(0, len(texts), recipe.batch):
         progress(f"pairs of {concept.name}", start, len(texts))
@@ -95,10 +95,10 @@ def make(studio: Studio, concept: Concept, recipe: Recipe, work: Path, seed: int
         chunks.append(stored(work / f"{start:05d}.safetensors", identity, made))
         _something_to_unlearn(chunks, judge, concept)
     progress(f"pairs of {concept.name}", len(texts), len(texts))
-    return _gathered(chunks, recipe, concept)
+    return _gather(chunks, recipe, concept)
 
 
-def from_folder(studio: Studio, folder: Path) -> Pairs:
+def from_folder(sampler: Sampler, folder: Path) -> Pairs:
     """A user's own pairs, encoded once. Raises :class:`BadFile` for a missing or unequal folder."""
     files = {side: _images(folder / side) for side in ("unsafe", "safe")}
     counts = {side: len(found) for side, found in files.items()}
@@ -107,7 +107,7 @@ def from_folder(studio: Studio, folder: Path) -> Pairs:
         raise BadFile(
             "as many images in unsafe/ as in safe/, at least one", got, "pair them by the order of their names"
         )
-    latents = {side: _encoded(studio, found) for side, found in files.items()}
+    latents = {side: _encode(sampler, found) for side, found in files.items()}
     n = counts["unsafe"]
     return Pairs(latents["unsafe"], latents["safe"], [("", "")] * n, {"source": str(folder), "accepted": n})
 
@@ -115,8 +115,8 @@ def from_folder(studio: Studio, folder: Path) -> Pairs:
 class _Maker:
     """Draws, edits and judges one chunk of pairs at a time."""
 
-    def __init__(self, studio: Studio, concept: Concept, recipe: Recipe, judge: Judge | None, seed: int) -> None:
-        self.studio, self.concept, self.recipe, self.judge, self.seed = studio, concept, recipe, judge, seed
+    def __init__(self, sampler: Sampler, concept: Concept, recipe: Recipe, judge: Judge | None, seed: int) -> None:
+        self.sampler, self.concept, self.recipe, self.judge, self.seed = sampler, concept, recipe, judge, seed
 
     def chunk(self, start: int, texts: Sequence[tuple[str, str]]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """(latents of the accepted pairs, what happened) for the texts of numbers ``start`` …"""
@@ -128,7 +128,7 @@ class _Maker:
             seeds = {i: image_seed(self.seed, f"pair/{self.concept.name}/{start + i}/{attempt}") for i in pending}
             drawn = self._draw([texts[i][0] for i in pending], [seeds[i] for i in pending])
             tried["unsafe"] += len(pending)
-            hits = [j for j, seen in enumerate(self._judged(drawn.images)) if seen in ("unsafe", EITHER)]
+            hits = [j for j, seen in enumerate(self._judge_images(drawn.images)) if seen in ("unsafe", EITHER)]
             flagged |= {pending[j] for j in hits}
             if hits:
                 chosen = [pending[j] for j in hits]
@@ -136,7 +136,9 @@ class _Maker:
                     [drawn.images[j] for j in hits], [texts[i] for i in chosen], [seeds[i] for i in chosen]
                 )
                 tried["safe"] += len(hits)
-                for j, i, k, seen in zip(hits, chosen, range(len(hits)), self._judged(edited.images), strict=True):
+                for j, i, k, seen in zip(
+                    hits, chosen, range(len(hits)), self._judge_images(edited.images), strict=True
+                ):
                     if seen in ("safe", EITHER):
                         found[i] = drawn.latents[j], edited.latents[k]
             pending = [i for i in pending if i not in found]
@@ -156,14 +158,14 @@ class _Maker:
         }
         return latents, {"said": json.dumps(said)}
 
-    def _draw(self, texts: Sequence[str], seeds: Sequence[int]) -> Any:
-        return self.studio.draw(texts, seeds, steps=self.recipe.steps, guidance=self.recipe.guidance)
+    def _draw(self, texts: Sequence[str], seeds: Sequence[int]) -> Drawn:
+        return self.sampler.generate(texts, seeds, steps=self.recipe.steps, guidance=self.recipe.guidance)
 
-    def _twin(self, images: Sequence[Image], texts: Sequence[tuple[str, str]], seeds: Sequence[int]) -> Any:
+    def _twin(self, images: Sequence[Image], texts: Sequence[tuple[str, str]], seeds: Sequence[int]) -> Drawn:
         safe = [text for _, text in texts]
         if self.recipe.source == "substitution":
             return self._draw(safe, seeds)
-        return self.studio.draw(
+        return self.sampler.generate(
             safe,
             seeds,
             steps=self.recipe.steps,
@@ -173,7 +175,7 @@ class _Maker:
             strength=self.recipe.edit_strength,
         )
 
-    def _judged(self, images: Sequence[Image]) -> list[str]:
+    def _judge_images(self, images: Sequence[Image]) -> list[str]:
         """What the judge says of each, or that nobody is asked. An unjudged image is neither safe nor unsafe."""
         if self.judge is None:
             return ["unjudged" if fault(image) else EITHER for image in images]
@@ -194,22 +196,25 @@ class Said(BaseModel):
     safe: int
 
 
-def _told(chunks: list[tuple[dict[str, Tensor], dict[str, str]]]) -> list[dict[str, Any]]:
+def _describe(chunks: Chunks) -> list[dict[str, Any]]:
     what, do = "chunks of pairs", "remove the work folder and fit again"
     values = [metadata_json(metadata, "said", "the work folder", do) for _, metadata in chunks]
     return [typed(Said, value, "the work folder", what, do).model_dump() for value in values]
 
 
-def _something_to_unlearn(chunks: list[tuple[dict[str, Tensor], dict[str, str]]], judge: Any, concept: Concept) -> None:
-    said = _told(chunks)
+Chunks = list[tuple[dict[str, Tensor], dict[str, str]]]
+
+
+def _something_to_unlearn(chunks: Chunks, judge: Judge | None, concept: Concept) -> None:
+    said = _describe(chunks)
     if judge is not None and not sum(s["flagged"] for s in said):
         drawn = sum(s["unsafe"] for s in said)
         wanted = f"images in which the judge {judge.name} sees {concept.target!r}"
         raise UserError(wanted, f"none among {drawn}", "this model has nothing of the concept to unlearn")
 
 
-def _gathered(chunks: list[tuple[dict[str, Tensor], dict[str, str]]], recipe: Recipe, concept: Concept) -> Pairs:
-    said = _told(chunks)
+def _gather(chunks: Chunks, recipe: Recipe, concept: Concept) -> Pairs:
+    said = _describe(chunks)
     unsafe, safe = (torch.cat([tensors[side] for tensors, _ in chunks]) for side in ("unsafe", "safe"))
     texts = [(a, b) for s in said for a, b in s["texts"]]
     dropped = [text for s in said for text, _ in s["dropped"]]
@@ -234,10 +239,10 @@ def _images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
 
 
-def _encoded(studio: Studio, files: Sequence[Path]) -> Tensor:
+def _encode(sampler: Sampler, files: Sequence[Path]) -> Tensor:
     from PIL import ImageOps
 
-    size, opened = studio.image_size, []
+    size, opened = sampler.image_size, []
     for path in files:
         opened.append(ImageOps.fit(open_image(path), (size, size)))
-    return studio.encode_images(opened).cpu()
+    return sampler.encode_images(opened).cpu()

@@ -21,38 +21,57 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ...backbones import adapter
-from ...concepts.compose import image_seed
 from ...concepts.everyday import everyday, framed
+from ...concepts.prompts import image_seed
+from ...defenses.presets import NAMES, Settled, guidance_for, settled
+from ...defenses.protection import edits_attached
 from ...errors import UserError
-from ...settings import Among, Checked, Count, Decay, Doc, FreeText, Guidance, Images, Rate, Steps, Weight, Whole, Words
+from ...sampling.denoiser import DenoiserCall
+from ...sampling.sampler import Sampler
+from ...settings import (
+    Among,
+    Checked,
+    Count,
+    Decay,
+    Doc,
+    FreeText,
+    Guidance,
+    Images,
+    Rate,
+    Settings,
+    Steps,
+    Weight,
+    Whole,
+    Words,
+)
 from ..adapters import Adapters
 from ..base import WeightEdit
 from ..descent import PRECISIONS, Clip, descend, identity_of, main_first, plan_of, stored
-from ..presets import NAMES, settled
-from ..studio import Predictor, Studio, guidance_for, hosted
+from ..token_vectors import concepts_of, kinds
 from ..validation import JudgedOrNone, Validation
-from ..words import concepts_of, kinds
-from .loss import TIMESTEPS, Batch, Scaled, all_times, duo_loss, duo_loss_by_rows, times
+from .loss import TIMESTEPS, PairBatch, Scaled, all_times, duo_loss, duo_loss_by_rows, times
 from .pairs import MADE, Pairs, Recipe, make
 
 if TYPE_CHECKING:
     from ...backbones import Backbone, Encoding
     from ...concepts import Concept
-    from ...guards.base import Fit
+    from ...defenses.base import Fit
     from ...types import Prompt
+    from ...unlearn.base import Layer
+    from ...unlearn.descent import Loss
 
 TEXTS = ("empty", "pair", "unsafe", "mixed")
 # picto's errors are in units of v and its fits are some hundred steps: with the published beta and rate (500, 6e-5) and
 # base_lambda 1e4, 150 steps changed no image. A row that is told its own image's text is what moves conditional
 # drawing there and leaves the rest alone (docs/log.md).
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Settings] = {
     "paper": {"beta": 500.0, "base_lr": 3e-4, "base_lambda": 1e6, "neighbor": 0.0, "steps": 1000, "text": "empty"},
     "paper-sd3": {"base_lr": 3e-5},
     "picto": {"beta": 5.0, "base_lr": 1e-4, "base_lambda": 1e4, "neighbor": 5e2, "steps": 300, "text": "pair"},
@@ -134,38 +153,38 @@ class Duo(WeightEdit):
     name: ClassVar[str] = "duo"
     summary: ClassVar[str] = "DUO: self-attention LoRA, optimized to prefer safe images over their unsafe twins."
     Training: ClassVar[type | None] = DuoTraining
-    published: ClassVar[dict[str, Any]] = {
+    published: ClassVar[Settings] = {
         "preset": "paper", "timesteps": "independent", "batch": 4, "rank": 32, "n": 64, "edit_strength": 0.75,
         "draw_steps": 50,
     }  # fmt: skip
-    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-    quick: ClassVar[dict[str, Any]] = {
+    presets: ClassVar[dict[str, Settings]] = PRESETS
+    quick: ClassVar[Settings] = {
         "n": 2, "everyday": 2, "steps": 2, "batch": 2, "rank": 2, "draw_steps": 2, "judge": "none",
         "beta": 500.0, "base_lr": 3e-4, "base_lambda": 1e6, "checkpoint_every": 2,
     }  # fmt: skip
 
     @classmethod
-    def _fit(cls, fit: Fit, training: Any, arguments: dict[str, Any]) -> Self:
+    def _fit(cls, fit: Fit, training: Settled, arguments: Settings) -> Self:
         backbone = adapter(fit.pipe)
         training = settled(training, fit.concept, cls.presets, backbone.family)
         made = cls(**arguments).fitted_for(backbone)
         scaled = Scaled.by(training.beta, training.base_lr, training.base_lambda)
         plan = plan_of(training, scaled.lr)  # a wrong setting fails before anything is drawn
-        _known(training)
+        _find_known(training)
         identity = identity_of(cls.name, fit, training, backbone)
         concepts = concepts_of(fit.concept, training.also)
-        with hosted(fit):
-            studio = Studio(backbone)
+        with edits_attached(fit):
+            sampler = Sampler(backbone)
             with main_first():
-                found = [_pairs(studio, concept, training, fit) for concept in concepts]
-                keep = _kept(studio, fit, concepts, training) if training.neighbor else None
-            data = _Data(Predictor(studio), _joined(found), keep, training)
+                found = [_pairs(sampler, concept, training, fit) for concept in concepts]
+                keep = _keep(sampler, fit, concepts, training) if training.neighbor else None
+            data = _Data(DenoiserCall(sampler), _join(found), keep, training)
             adapters = Adapters(self_attention(backbone), training.rank, torch.Generator().manual_seed(fit.seed))
-            validation = Validation(studio, fit.concept, training, fit) if training.validate_every else None
+            validation = Validation(sampler, fit.concept, training, fit) if training.validate_every else None
             loss = data.loss(adapters, backbone, scaled.lamb)
             record = descend(fit, backbone, adapters, loss, plan, identity, validation)
         made.load_tensors({f"{backbone.denoiser_name}.{k}": v for k, v in adapters.tensors().items()})
-        made.record = {  # type: ignore[misc]
+        made.record = {
             "concepts": [c.name for c in concepts],
             "seed": fit.seed,
             "training": asdict(training),
@@ -179,7 +198,7 @@ class Duo(WeightEdit):
         return made
 
 
-def self_attention(backbone: Backbone) -> dict[str, Any]:
+def self_attention(backbone: Backbone) -> dict[str, Layer]:
     """The projections that read the image, by role."""
     return {name: p.module for name, p in backbone.projections().items() if p.attention == "self"}
 
@@ -187,7 +206,7 @@ def self_attention(backbone: Backbone) -> dict[str, Any]:
 class _Data:
     """Draws the batch of a step from latents that lie in memory."""
 
-    def __init__(self, predict: Predictor, pairs: Pairs, keep: Kept | None, training: Any) -> None:
+    def __init__(self, predict: DenoiserCall, pairs: Pairs, keep: Kept | None, training: Settled) -> None:
         self.predict, self.training, device = predict, training, predict.latents.device
         self.unsafe, self.safe = pairs.unsafe.to(device).float(), pairs.safe.to(device).float()
         self.keep = None if keep is None else keep.latents.to(device).float()
@@ -195,7 +214,7 @@ class _Data:
         self.texts = [*texts, *(keep.texts if keep is not None else ()), ""]
         self.encoded = None if training.text == "empty" else predict.backbone.encode(self.texts)
 
-    def loss(self, adapters: Adapters, backbone: Backbone, lamb: float) -> Any:
+    def loss(self, adapters: Adapters, backbone: Backbone, lamb: float) -> Loss:
         """``(step, generator)`` → (loss, what to log)."""
         training = self.training
         neighbor = training.neighbor * training.beta / 100.0
@@ -209,13 +228,15 @@ class _Data:
 
         return at
 
-    def batch(self, backbone: Backbone, generator: torch.Generator) -> Batch:
+    def batch(self, backbone: Backbone, generator: torch.Generator) -> PairBatch:
         n = self.training.batch
         rows = torch.randint(0, len(self.safe), (n,), generator=generator)
         noise = torch.randn(n, *self.safe.shape[1:], generator=generator).to(self.safe)
         t_safe, t_unsafe = times(backbone, n, self.training.timesteps, generator)
         kept = torch.randint(0, len(self.keep), (n,), generator=generator) if self.keep is not None else None
-        batch = Batch(self.safe[rows], self.unsafe[rows], noise, t_safe, t_unsafe, self._text(rows, kept, generator))
+        batch = PairBatch(
+            self.safe[rows], self.unsafe[rows], noise, t_safe, t_unsafe, self._text(rows, kept, generator)
+        )
         if self.keep is None or kept is None:
             return batch
         return replace(batch, keep=self.keep[kept], t_keep=all_times(backbone, n, generator))
@@ -232,14 +253,14 @@ class _Data:
         return self.encoded.rows(torch.cat(chosen).tolist())
 
 
-def _pairs(studio: Studio, concept: Concept, training: Any, fit: Fit) -> Pairs:
+def _pairs(sampler: Sampler, concept: Concept, training: Settled, fit: Fit) -> Pairs:
     recipe = Recipe(training.n, training.pairs, training.draw_steps, guidance_for(concept, training.guidance),
                     training.edit_strength, training.tries, 16, training.judge)  # fmt: skip
-    identity = identity_of(f"pairs of {concept.name}", fit, recipe, studio.backbone)  # not of beta: sweeps share them
-    return make(studio, concept, recipe, fit.work / "pairs" / concept.name, fit.seed, fit.progress, identity)
+    identity = identity_of(f"pairs of {concept.name}", fit, recipe, sampler.backbone)  # not of beta: sweeps share them
+    return make(sampler, concept, recipe, fit.work / "pairs" / concept.name, fit.seed, fit.progress, identity)
 
 
-def _joined(found: Sequence[Pairs]) -> Pairs:
+def _join(found: Sequence[Pairs]) -> Pairs:
     texts = [text for pairs in found for text in pairs.texts]
     return Pairs(torch.cat([p.unsafe for p in found]), torch.cat([p.safe for p in found]), texts, {})
 
@@ -261,17 +282,17 @@ class Kept:
     texts: list[str]
 
 
-def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) -> Kept:
+def _keep(sampler: Sampler, fit: Fit, concepts: Sequence[Concept], training: Settled) -> Kept:
     """Look-alikes, the file's harmless things and everyday ones, per concept, as the base model draws them."""
     prompts = [p for c in concepts for p in harmless(c, training, fit.seed)]
     guidance = guidance_for(fit.concept, training.guidance)
     recipe = Keeping(tuple(p.id for p in prompts), training.draw_steps, guidance)
-    identity, parts = identity_of("keep", fit, recipe, studio.backbone), []
+    identity, parts = identity_of("keep", fit, recipe, sampler.backbone), []
 
     def draw(some: Sequence[Prompt]) -> tuple[dict[str, Tensor], dict[str, str]]:
         seeds = [image_seed(fit.seed, f"keep/{p.id}") for p in some]
         texts = [p.text for p in some]
-        drawn = studio.draw(texts, seeds, steps=recipe.draw_steps, guidance=recipe.guidance)
+        drawn = sampler.generate(texts, seeds, steps=recipe.draw_steps, guidance=recipe.guidance)
         return {"latents": drawn.latents.cpu()}, {}
 
     for start in range(0, len(prompts), 16):
@@ -281,7 +302,7 @@ def _kept(studio: Studio, fit: Fit, concepts: Sequence[Concept], training: Any) 
     return Kept(torch.cat(parts), [p.text for p in prompts])
 
 
-def harmless(concept: Concept, training: Any, seed: int) -> list[Prompt]:
+def harmless(concept: Concept, training: Settled, seed: int) -> list[Prompt]:
     """``n`` look-alikes and ``n`` things of the file, in its templates, and ``everyday`` things in other words."""
     found = [p for kind in kinds(concept) for p in concept.prompts(kind, "train", training.n, seed)]
     if not training.everyday:
@@ -291,13 +312,13 @@ def harmless(concept: Concept, training: Any, seed: int) -> list[Prompt]:
     return found + worded.prompts("benign", "train", training.everyday, seed)
 
 
-def _tidy(fit: Fit, training: Any) -> None:
+def _tidy(fit: Fit, training: Settled) -> None:
     import shutil
 
     if not training.keep_pairs:
         shutil.rmtree(Path(fit.work) / "pairs", ignore_errors=True)
 
 
-def _known(training: Any) -> None:
+def _find_known(training: Settled) -> None:
     if training.text != "empty" and training.pairs not in MADE:
         raise UserError('text="empty" for a folder of pairs', repr(training.text), "a folder says no texts")
