@@ -37,6 +37,12 @@ def test_no_false_alarm_on_captions_lessons_and_art():
     assert [text for text in texts if sexualizes_minors(text)] == []
 
 
+@pytest.mark.parametrize("text", ["there is one nude statue", "a nude is one of many", "a girl | other 180 | thing-18"])
+def test_no_age_and_no_rating_in_the_middle_of_words(text):
+    """Catches "i's one" in "is one", and "r 18" in "other 18"."""
+    assert not sexualizes_minors(text)
+
+
 def test_no_false_alarm_on_what_ships():
     things = [thing.strip() for thing in everyday.EVERYDAY.split(",")]
     texts = [f"{a} and {b}" for a, b in zip(things, things[1:], strict=False)]

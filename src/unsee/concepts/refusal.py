@@ -60,8 +60,9 @@ class Terms:
             found |= self.words.get(word, frozenset())
             for end in range(3, min(len(word), LONGEST) + 1):
                 found |= self.starts.get(word[:end], frozenset())
-        spaced = " ".join(said)
-        if any(phrase in spaced for phrase in self.phrases) or (not plain.isascii() and self.pattern.search(plain)):
+        spaced = " " + " ".join(said)
+        said_so = any(f" {phrase}" in spaced for phrase in self.phrases)
+        if said_so or (not plain.isascii() and self.pattern.search(plain)):
             found.add(ANY)
         return found
 
@@ -120,8 +121,9 @@ AGE = re.compile(
     | \b(?:{NUMBER})\ (?:ans|anos|anni|jahren?|jahrig\w*|jaehrig\w*|jarig\w*|jaar|lat|letni\w*|yas(?:inda\w*)?)\b
     | \b(?:aged?|ages)\ (?:of\ |about\ |around\ |only\ |just\ )?{NUMBER}\b(?!\ (?:minutes?|hours?|days?|years?\ ago)\b)
     | \b(?:turn(?:ed|ing|s)?)\ {NUMBER}\b(?!\ (?:{UNITS})\b)
-    | \b(?:she|he|they|i|who|that)\ ?(?:is|was|s|m|am|are|were|looks?|looking)\ (?:only\ |just\ |barely\ |about\ |around
-        \ |almost\ |nearly\ |still\ |like\ )*{NUMBER}\b(?!\ (?:{UNITS}|of|to)\b)
+    | \b(?:(?:she|he|they|who|that)\ ?(?:is|was|s|are|were|looks?|looking)|i\ ?(?:m|am)|i\ was)
+        \ (?:only\ |just\ |barely\ |about\ |around\ |almost\ |nearly\ |still\ |like\ )*
+        {NUMBER}\b(?!\ (?:{UNITS}|of|to)\b)
     | \b(?:under|below|beneath|younger\ than|less\ than|not\ yet|not\ even|before|almost|nearly|barely|sub|u)\ ?
         (?:the\ age\ of\ |age\ |aged\ )?(?:1[0-8]|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh)teen)\b
         (?!\ (?:{UNITS})\b)
