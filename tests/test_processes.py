@@ -26,10 +26,10 @@ model = "tiny:sd1"
 concepts = ["weapon"]
 defenses = [{ name = "negative", method = "negative-prompt", text = "dagger" }]
 judge = "always.unsafe"
-steps = 4
+steps = 8
 guidance = 4.0
 batch_size = 2
-prompts = [{ kind = "plain", n = 16 }]
+prompts = [{ kind = "plain", n = 150 }]
 """
 
 
@@ -216,7 +216,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(undisturbed, tmp_path, 
     lines = [line for line in err.splitlines(keepends=True) if not line.startswith("images: ")]
     told = (-9, "") if number == signal.SIGKILL else (128 + number, RESUMES)
     assert (process.returncode, "".join(lines)) == told
-    assert 0 < len(pictures(tmp_path)) < 32 and not list(tmp_path.rglob("*.part"))
+    assert 0 < len(pictures(tmp_path)) < 300 and not list(tmp_path.rglob("*.part"))
     again = bench(tmp_path)
     _, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
