@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_fakes import NEGATIVE, comparable, cut_power, stored, suite
+from bench_fakes import NEGATIVE, TINY, comparable, cut_power, stored, suite
 
 from unsee.bench import engine
 from unsee.bench.plan import address
@@ -159,6 +159,17 @@ def test_a_second_run_draws_and_judges_nothing(whole, monkeypatch):
     monkeypatch.setattr(engine, "draw", None)
     monkeypatch.setattr("unsee.judges.always.Unsafe.judge", None)
     assert run(suite(), folder) == rows
+
+
+def test_flux_has_its_true_guidance_in_a_suite(tmp_path):
+    """Catches guards that act through guidance and idle on FLUX, whose usual guidance is distilled."""
+    ine = {"method": "ine", "name": "ine", "steps": 2, "batch": 2, "images": 2, "check": 0, "draw_steps": 1}
+    ine |= {"judge": "always.unsafe", "options": {"warmup": 0}}
+    measured = {"preservation": "picto", "clip_score": "picto"}
+    flux = suite(model="tiny:flux", concepts=["nudity"], defenses=[*TINY["defenses"], ine], metrics=measured)
+    rows = [row for row in run(flux, tmp_path) if row.defense != "none"]
+    assert {row.defense for row in rows} == {"negative", "sld", "ine"}
+    assert all(row.touched == 1.0 for row in rows)
 
 
 def test_another_judge_judges_the_same_images(tmp_path, monkeypatch):
