@@ -169,7 +169,7 @@ def test_flux_has_its_true_guidance_in_a_suite(tmp_path):
     flux = suite(model="tiny:flux", concepts=["nudity"], defenses=[*TINY["defenses"], ine], metrics=measured)
     rows = [row for row in run(flux, tmp_path) if row.defense != "none"]
     assert {row.defense for row in rows} == {"negative", "sld", "ine"}
-    assert all(row.touched == 1.0 for row in rows)
+    assert all(row.changed == 1.0 for row in rows)
 
 
 def test_another_judge_judges_the_same_images(tmp_path, monkeypatch):
