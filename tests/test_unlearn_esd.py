@@ -199,3 +199,19 @@ def test_bad_settings_are_one_clear_line(tmp_path):
             ESD.fit(shared("sd1"), concept, work=tmp_path, **{**FAST, **settings})
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_caller_s_own_accelerator_is_what_it_was(tmp_path):
+    """Catches a fit that leaves its precision, or nothing, where the caller's training had its own."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    before = dict(AcceleratorState._shared_state)
+    try:
+        AcceleratorState._reset_state()
+        own = Accelerator(mixed_precision="bf16", cpu=True)
+        ESD.fit(tiny("sd1"), concepts.load("weapon"), work=tmp_path, **ESD.quick)
+        assert own.mixed_precision == "bf16" and AcceleratorState().mixed_precision == "bf16"
+    finally:
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(before)

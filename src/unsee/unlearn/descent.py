@@ -76,7 +76,13 @@ def descend(fit: Fit, backbone: Backbone, adapters: Adapters, loss: Loss, plan: 
     ``identity`` says what is trained; a checkpoint of another is refused. ``after(step)`` may validate: what it
     returns, if not None, is noted in the record. Raises :class:`GuardFailure` if the loss is NaN or infinite.
     """
-    path, accelerator = fit.work / "train.safetensors", _accelerator(plan, backbone)
+    with _accelerator(plan, backbone) as accelerator:
+        return _descend(fit, backbone, adapters, loss, plan, identity, after, accelerator)
+
+
+def _descend(fit: Fit, backbone: Backbone, adapters: Adapters, loss: Loss, plan: Plan, identity: str,
+             after: Callable[[int], dict[str, int] | None] | None, accelerator: Accelerator) -> Record:  # fmt: skip
+    path = fit.work / "train.safetensors"
     parameters = list(adapters.parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
     state = _resume(path, identity, adapters, optimizer)
@@ -146,13 +152,21 @@ def _seed(seed: int, step: int, process: int) -> int:
     return image_seed(seed, f"train/{step}" + (f"/{process}" if process else ""))
 
 
-def _accelerator(plan: Plan, backbone: Backbone) -> Accelerator:
+@contextmanager
+def _accelerator(plan: Plan, backbone: Backbone) -> Iterator[Accelerator]:
+    """Accelerate's one state of the process is this fit's, and in the end what it was: a caller may train as well."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     half = next(backbone.denoiser.parameters()).dtype == torch.float16
-    AcceleratorState._reset_state()  # another fit of this process may have used another precision
-    return Accelerator(mixed_precision="fp16" if half and plan.mixed_precision == "no" else plan.mixed_precision)
+    precision = "fp16" if half and plan.mixed_precision == "no" else plan.mixed_precision
+    before = dict(AcceleratorState._shared_state)
+    AcceleratorState._reset_state()
+    try:
+        yield Accelerator(mixed_precision=precision)
+    finally:
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(before)
 
 
 def _autocast(plan: Plan, backbone: Backbone) -> AbstractContextManager[None]:
