@@ -1,7 +1,7 @@
 """``unsee selftest``: every defense, fitted and attached, on tiny random pipelines of every family; attacks on one.
 What installed packages add is tried as ours is.
 
-No download, under a minute.
+No download, a few minutes.
 
 for check in run(): print(check.name, check.ok, check.detail)
 """

@@ -447,7 +447,7 @@ def selftest(
 ) -> None:
     """Try every method on tiny random pipelines, those of installed packages too.
 
-    On the CPU, without any download, in under a minute.
+    On the CPU, without any download, in a few minutes.
     """
     from ..bench import selftest as checks
     from . import show
