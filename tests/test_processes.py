@@ -227,7 +227,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(undisturbed, tmp_path, 
 def test_a_run_whose_worker_is_killed_ends_in_one_line_and_goes_on(undisturbed, tmp_path):
     process = bench(tmp_path, "--workers", 2)
     until(lambda: len(pictures(tmp_path)) > 3, 600)
-    listed = subprocess.run(["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
     workers = [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=30)
