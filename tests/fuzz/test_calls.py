@@ -59,7 +59,7 @@ def test_settings_of_defenses(data: Any) -> None:
     value = data.draw(values)
 
     def checked() -> None:
-        stack = defenses.Stack.parse({"method": method, **parse([f"{key}={value}"])})
+        stack = defenses.StackSpec.parse({"method": method, **parse([f"{key}={value}"])})
         stack.check(concepts.load("weapon"))
 
     told("settings of defenses", checked)
@@ -71,7 +71,7 @@ def test_settings_of_attacks(data: Any) -> None:
     known = settings_of(registry.resolve("m", registry.ATTACKS, method))
     key, value = data.draw(st.sampled_from(known) | texts), data.draw(values)
     call = f"{method}:{key}={value}"
-    told("settings of attacks", lambda: attacks.Strike.parse(call).check())
+    told("settings of attacks", lambda: attacks.AttackSpec.parse(call).check())
 
 
 @fuzz(30)
