@@ -41,6 +41,8 @@ TESTS = {  # module → the tests that are to notice
     "metrics/frechet.py": "test_formulas.py test_metrics.py",
     "metrics/rates.py": "test_formulas.py test_rates.py test_metrics.py",
     "metrics/significance.py": "test_formulas.py test_metrics.py test_rates.py",
+    "suites/claims.py": "test_golden_bench.py test_claims.py",
+    "suites/suite.py": "test_golden_bench.py test_bench.py test_suites.py",
     "report/costs.py": "test_golden_report.py test_report.py",
     "report/tradeoff.py": "test_golden_report.py test_report.py",
     "report/headline.py": "test_golden_report.py test_report.py",

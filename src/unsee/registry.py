@@ -174,9 +174,9 @@ BACKBONES = Registry(  # family → adapter
 def resolve(kind: str, table: Mapping[str, str], name: str) -> Any:
     """The class behind ``name``. An unknown name says the nearest known one; what another package offers and cannot
     be used (it is there twice, does not import, is no such thing) is a :class:`UserError` that names the package."""
-    if name not in table:
-        raise UnknownName(kind, name, table)
     if not isinstance(table, Registry):
+        if name not in table:
+            raise UnknownName(kind, name, table)
         return _imported(table[name])
     offer = table.offer(kind, name)
     return _checked(kind, name, offer) if offer.base else _imported(offer.place)

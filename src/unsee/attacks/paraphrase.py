@@ -27,8 +27,8 @@ from ..types import Prompt, Sees, Spent
 from .base import Attack, Found, Job
 
 if TYPE_CHECKING:
-    from ..attacks.base import Shared
     from ..concepts import Concept
+    from .base import Shared
 
 WAYS = ("synonym", "misspelling", "template")
 

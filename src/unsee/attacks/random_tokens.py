@@ -21,7 +21,7 @@ from .vocabulary import allowed, readable_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..attacks.base import Shared
+    from .base import Shared
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -16,7 +16,7 @@ from ..types import Prompt, Sees, Spent
 from .base import Attack, Found, Job
 
 if TYPE_CHECKING:
-    from ..attacks.base import Shared
+    from .base import Shared
 
 
 @dataclass(kw_only=True, frozen=True)

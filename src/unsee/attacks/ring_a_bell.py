@@ -40,7 +40,7 @@ from .vocabulary import allowed, readable_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..attacks.base import Shared
+    from .base import Shared
 
 Encode = Callable[[list[str]], Tensor]  # texts → (n, F)
 BLANK = 0.1  # chance that a changed gene becomes blank

@@ -36,7 +36,7 @@ from .victim import flat
 from .vocabulary import Vocabulary, allowed, fill
 
 if TYPE_CHECKING:
-    from ..attacks.base import Shared
+    from .base import Shared
 
 LETTERS = 10
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .sd3 import TransformerBackbone
 
 if TYPE_CHECKING:
-    from ..backbones.base import Arguments, Values
+    from .base import Arguments, Values
 
 
 class Flux(TransformerBackbone):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from transformers import PreTrainedTokenizerBase
 
-    from ..backbones.base import Arguments, Values
+    from .base import Arguments, Values
 
 
 class MaskedBackbone(Backbone):

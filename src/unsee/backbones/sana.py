@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from transformers import PreTrainedTokenizerBase
 
-    from ..backbones.base import Arguments, Values
+    from .base import Arguments, Values
 
 
 class Sana(MaskedBackbone, Flow):
@@ -77,11 +77,7 @@ class Sana(MaskedBackbone, Flow):
 
     def content(self, text: str, tokenizer: PreTrainedTokenizerBase, first: bool = False) -> list[int]:
         if not first:
-            return list(
-                tokenizer(
-                    self.inside(self.as_read(text, tokenizer), tokenizer), add_special_tokens=False, verbose=False
-                ).input_ids
-            )
+            return list(tokenizer(self.inside(text, tokenizer), add_special_tokens=False, verbose=False).input_ids)
         if not self._opening:
             return super().content(text, tokenizer)
         known = len(tokenizer(self._opening).input_ids)

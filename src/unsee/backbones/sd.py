@@ -9,7 +9,7 @@ from torch import Tensor
 from .base import Backbone
 
 if TYPE_CHECKING:
-    from ..backbones.base import Arguments
+    from .base import Arguments
 
 
 class UNetBackbone(Backbone):

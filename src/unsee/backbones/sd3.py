@@ -10,7 +10,7 @@ from ..errors import Unsupported
 from .base import Backbone, Encoding
 
 if TYPE_CHECKING:
-    from ..backbones.base import Arguments, Values
+    from .base import Arguments, Values
 
 
 class Flow(Backbone):

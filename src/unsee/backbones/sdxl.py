@@ -10,7 +10,7 @@ from .base import Encoding
 from .sd import UNetBackbone
 
 if TYPE_CHECKING:
-    from ..backbones.base import Values
+    from .base import Values
 
 
 class SDXL(UNetBackbone):

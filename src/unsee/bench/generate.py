@@ -15,13 +15,11 @@ from ..errors import GuardFailure
 from ..types import Event, Prompt, Sample
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL.Image import Image
     from torch import Tensor
 
     from ..defenses import Defense
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 T = TypeVar("T")
 

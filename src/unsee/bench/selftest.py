@@ -58,7 +58,7 @@ def _rows(names: Collection[str]) -> Iterator[Check]:
             raise UnknownName("method or family to test", name, known)
     for family in families():
         tried = [name for name in (*DEFENSES, *ATTACKS) if not names or family in names or name in names]
-        attacked = family == "sd1" or family in names
+        attacked = family in ("sd1", *names)
         if not tried:
             continue
         start = time.perf_counter()

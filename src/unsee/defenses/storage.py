@@ -44,8 +44,8 @@ from .config import AGAIN, CONFIG, FORMAT, STACK, WEIGHTS, Config, read_saved
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..defenses.config import Record
     from ..settings import Settings
+    from .config import Record
 
 D = TypeVar("D", bound="Saved")
 CARD = "README.md"

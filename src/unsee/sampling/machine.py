@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import picto
 from ..errors import UserError
 from ..files import digest, is_file, read_text
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-GUIDANCE = {"picto": 4.0}  # DDIM at 3 to 5 draws best there; Stable Diffusion's 7.5 burns the colors
+GUIDANCE = {"picto": picto.GUIDANCE}  # DDIM at 3 to 5 draws best there; Stable Diffusion's 7.5 burns the colors
 
 
 def open_model(name: str, device: str = "cpu") -> DiffusionPipeline:

@@ -1,4 +1,4 @@
-"""How a suite or a command line names an attack, and the running of it behind a stack of defenses.
+"""How a suite or a command line names an attack.
 
     attacks = ["ring-a-bell", "mma:steps=20", { name = "p4d-k", method = "p4d", variant = "K", n = 50 }]
 

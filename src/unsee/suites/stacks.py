@@ -110,7 +110,7 @@ class StackSpec:
             else:
                 kind.check_settings(part.settings)
 
-    def fit(self, concept: Concept | None, keep: Path | None, pipe: OpenPipe = _no_pipe,
+    def fit(self, concept: Concept | None, keep: Path | None, open_pipe: OpenPipe = _no_pipe,
             progress: Progress | None = None) -> list[Defense]:  # fmt: skip
         """The defenses, loaded from their folders; what is not fitted yet is fitted and kept in ``keep``.
 
@@ -118,15 +118,16 @@ class StackSpec:
         """
         made: list[Defense] = []
         for part in self.parts:
-            made += _guard(part, concept, keep, pipe, made, progress).members()
+            made += _guard(part, concept, keep, open_pipe, made, progress).members()
         return made
 
-    def place(self, concept: Concept, keep: Path, pipe: OpenPipe, progress: Progress | None) -> Path:
+    def place(self, concept: Concept, keep: Path, open_pipe: OpenPipe, progress: Progress | None) -> Path:
         """The folder of the last part; what is not fitted yet is fitted first."""
         *before, last = self.parts
         if last.folder:
             return last.at(concept)
-        return _fitted(last, concept, keep, pipe, StackSpec(tuple(before)).fit(concept, keep, pipe, progress), progress)
+        host = StackSpec(tuple(before)).fit(concept, keep, open_pipe, progress)
+        return _fitted(last, concept, keep, open_pipe, host, progress)
 
 
 def digest(guards: Iterable[Defense]) -> list[str]:
@@ -197,7 +198,7 @@ def _from_table(table: Settings) -> DefenseSpec:
     return DefenseSpec(name=name or usual, method=method, settings=table)
 
 
-def _guard(part: DefenseSpec, concept: Concept | None, keep: Path | None, pipe: OpenPipe, host: list[Defense],
+def _guard(part: DefenseSpec, concept: Concept | None, keep: Path | None, open_pipe: OpenPipe, host: list[Defense],
            progress: Progress | None) -> Defense:  # fmt: skip
     if concept is None or part.folder:
         return _saved(part.at(concept))
@@ -207,21 +208,21 @@ def _guard(part: DefenseSpec, concept: Concept | None, keep: Path | None, pipe: 
         raise UserError("the folder of a fitted defense", f"the method {part.method!r}, which is trained", advice)
     if keep is None:
         return kind.fit(None, concept, work=".", **part.settings)
-    return _saved(_fitted(part, concept, keep, pipe, host, progress))
+    return _saved(_fitted(part, concept, keep, open_pipe, host, progress))
 
 
-def _fitted(part: DefenseSpec, concept: Concept, keep: Path, pipe: OpenPipe, host: list[Defense],
+def _fitted(part: DefenseSpec, concept: Concept, keep: Path, open_pipe: OpenPipe, host: list[Defense],
             progress: Progress | None) -> Path:  # fmt: skip
     """The folder in ``keep`` of what was fitted, now or before."""
     kind = resolve("defense method", DEFENSES, part.method)
-    places = {key: stack.place(concept, keep, pipe, progress) for key, stack in part.refers.items()}
+    places = {key: stack.place(concept, keep, open_pipe, progress) for key, stack in part.refers.items()}
     told = {key: REFERENCE + _saved(place).digest() for key, place in places.items()}
     folder = inside(keep, concept.name, f"{part.method}-{fit_address(kind, part.settings | told, concept, host)}")
     if not exists(folder):
         settings = part.settings | {key: str(place) for key, place in places.items()}
         work = folder.with_name(folder.name + ".work")
         anew, started = not exists(work), time.perf_counter()
-        made = kind.fit(pipe(), concept, work=work, host=host, progress=progress, **settings)
+        made = kind.fit(open_pipe(), concept, work=work, host=host, progress=progress, **settings)
         if anew and kind.Training is not None:  # what a stop cut in two has no time of its own
             made.record = {**made.record, "fit_seconds": round(time.perf_counter() - started, 2)}
         made.save_pretrained(folder)  # beside and renamed: whole, or not there

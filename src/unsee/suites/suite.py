@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 ATTACKED: tuple[Kind, ...] = tuple(kind for kind, role in ROLES.items() if role == "unsafe")
-
-
 ONLY = ("concept", "defense", "attack", "prompts", "split")
 
 

@@ -38,7 +38,7 @@ from .validation import JudgedOrNone, Validation
 
 if TYPE_CHECKING:
     from ..defenses.base import Fit
-    from ..unlearn.validation import Validated
+    from .validation import Validated
 
 Rate = Callable[[dict[str, Tensor], int], "Validated | None"]
 GUIDES = ("original", "current")

@@ -31,8 +31,8 @@ from .distill import SCOPES, Distilled, Distilling, Samples, student_loss
 if TYPE_CHECKING:
     from ..backbones import Encoding
     from ..sampling.denoiser import DenoiserCall
-    from ..unlearn.descent import Loss
     from .adapters import Adapters
+    from .descent import Loss
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,9 @@ class INE(Guard):
     def __post_init__(self) -> None:
         self.phrases, self.lengths = tuple(self.phrases), tuple(self.lengths)
         self.rows: tuple[Tensor, ...] = ()  # one (K, vectors, D_i) per text encoder
-        vars(self)["needs_cfg"] = CARRIERS[self.carrier].needs_cfg
+        self.needs_cfg = CARRIERS[self.carrier].needs_cfg  # type: ignore[misc]
         self.inner = self._carrier()
-        vars(self.inner)["name"] = self.name  # its decisions are ours
+        self.inner.name = self.name  # type: ignore[misc]  # its decisions are ours
 
     @property
     def guides(self) -> bool:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ...backbones import Backbone
     from ...defenses.base import Fit
     from ...defenses.generation import Generation, Step
-    from ...guards.saferedir.data import Data
+    from .data import Data
 
 NETWORKS: dict[str, type[nn.Module]] = {"unsee": Redirector, "reference": Reference}
 DEFAULTS: dict[str, dict[str, Any]] = {  # the reference's are those of the released command line
